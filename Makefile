@@ -1,0 +1,61 @@
+# Holdfast: `make up` ends with an installed, sealed node in a virtual machine.
+# Everything that can be made again is kept in $(HOLDFAST_CACHE).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+export CGO_ENABLED := 0
+export HOLDFAST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast
+LAB ?= default
+PROGRAMS := holdfast holdfastd holdfast-initrd
+GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags="-s -w"
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+programs: ## build bin/holdfast, bin/holdfastd, bin/holdfast-initrd
+	@command -v go >/dev/null || { echo "error: Go is not installed" >&2; echo "try:   install Go 1.26 or newer, https://go.dev/dl/" >&2; exit 1; }
+	mkdir -p bin
+	for program in $(PROGRAMS); do go build $(GOFLAGS_BUILD) -o bin/ ./cmd/$$program; done
+
+build: programs ## build the image, its applications and the release tree
+	bin/holdfast image build
+
+up: build ## install a node in a virtual machine and wait until it answers (FRESH=1: from the start)
+	bin/holdfast lab up $(LAB) $(if $(FRESH),--fresh)
+
+down: programs ## stop the virtual machine
+	bin/holdfast lab down $(LAB)
+
+check: ## formatting, vet, staticcheck, import directions, tests of tier 0 with the race detector
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "not formatted: $$bad" >&2; echo "try:   gofmt -w $$bad" >&2; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go run ./tools/layercheck
+	CGO_ENABLED=1 go test -race -short ./...
+
+test: check test-host test-vm ## everything
+
+test-host: build ## adapters against the real programs on this kernel
+	go test -count=1 ./test/host/...
+
+test-vm: build ## the real image in QEMU
+	go test -count=1 -timeout 75m -v ./test/vm/...
+
+fuzz: ## every parser of foreign bytes, a minute each
+	for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do
+		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | cut -c 6-); do
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),60s) ./$$package
+		done
+	done
+
+bench: build ## measure, and write docs/benchmarks.md
+	go run ./test/bench -out docs/benchmarks.md
+
+clean: ## remove what was built here, but not the cache
+	-[ ! -x bin/holdfast ] || bin/holdfast lab down --all
+	rm -rf bin .build .lab
+
+.PHONY: help programs build up down check test test-host test-vm fuzz bench clean

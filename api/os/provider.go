@@ -1,0 +1,21 @@
+package os
+
+// Provider is /1.0/system/provider.
+type Provider struct {
+	Config ProviderConfig `json:"config" yaml:"config"`
+	State  ProviderState  `json:"state" yaml:"state"`
+}
+
+// ProviderConfig says where releases come from. It is also the seed named "provider".
+type ProviderConfig struct {
+	// Name is "images".
+	Name string `json:"name" yaml:"name"`
+	// Config are the provider's own settings. For "images": server_url, the base URL
+	// of a release tree; update_ca, a PEM certificate that must have signed it.
+	Config map[string]string `json:"config,omitempty" yaml:"config,omitempty"`
+}
+
+// ProviderState is what the node knows of its provider.
+type ProviderState struct {
+	Registered bool `json:"registered" yaml:"registered"`
+}

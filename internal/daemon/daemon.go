@@ -1,0 +1,232 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/httpapi"
+)
+
+const (
+	// socketPath is where Incus looks for this API, below the root.
+	socketPath = "run/incus-os/unix.socket"
+	// headerTimeout is how long a caller may take to send its headers.
+	headerTimeout = 10 * time.Second
+	// idleTimeout is how long a connection may be kept without a request.
+	idleTimeout = 2 * time.Minute
+	// maxHeader is the most that headers may take, in bytes.
+	maxHeader = 64 << 10
+	// stopTimeout is how long running requests may take when the daemon ends.
+	stopTimeout = 5 * time.Second
+	// graceTime is how long after an answer a disruptive action begins, so that the
+	// answer gets through the application that carries it.
+	graceTime = time.Second
+)
+
+// Options are what a Daemon is made of.
+type Options struct {
+	// Root is the directory under which the socket lies; "/" on a machine.
+	Root string
+	// Documents opens the kept configuration. It is called once, or again after an error.
+	Documents func() (Documents, error)
+	// Machine is everything outside.
+	Machine Machine
+	// Clock is time.
+	Clock Clock
+	// Log gets what happens.
+	Log *slog.Logger
+}
+
+// Daemon is one running holdfastd.
+type Daemon struct {
+	root    string
+	machine Machine
+	clock   Clock
+	log     *slog.Logger
+	open    func() (Documents, error)
+
+	config config
+	boot   bootRecord
+	ready  atomic.Bool
+
+	mu          sync.Mutex
+	network     osapi.NetworkConfig
+	updateState osapi.UpdateState
+	checking    bool
+
+	serving sync.Mutex
+	server  *http.Server
+	handler http.Handler
+}
+
+// New makes a daemon that does nothing yet.
+func New(o Options) *Daemon {
+	return &Daemon{root: o.Root, machine: o.Machine, clock: o.Clock, log: o.Log, open: o.Documents}
+}
+
+// Run brings the node up and serves its API until the context ends. What goes wrong on
+// the way is reported and tried again; an error means that Run cannot even begin.
+func (d *Daemon) Run(ctx context.Context) error {
+	handler, err := httpapi.New(ctx, d.Routes(), d.log)
+	if err != nil {
+		return fmt.Errorf("making the API: %w", err)
+	}
+	d.handler = handler
+	installing, err := d.machine.Installer.Wanted(ctx)
+	if err != nil {
+		return fmt.Errorf("finding out whether this is an install medium: %w", err)
+	}
+	if err := d.startWatchdog(ctx); err != nil {
+		return err
+	}
+	phases := d.nodePhases()
+	if installing {
+		phases = d.installPhases()
+		d.notify("ready", d.machine.Notify.Ready())
+	}
+	r := &runner{clock: d.clock, log: d.log, boot: &d.boot, began: d.phaseBegan, failed: func(name string, err error, next time.Duration) {
+		d.phaseFailed(ctx, installing, name, err, next)
+	}}
+	if err := r.all(ctx, phases); err != nil && ctx.Err() == nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		d.keepShowing(ctx)
+	}
+	d.notify("stopping", d.machine.Notify.Stopping())
+	return d.stop()
+}
+
+func (d *Daemon) phaseBegan(name string) {
+	d.machine.Display.Progress(name, 0, 0)
+	d.notify("status", d.machine.Notify.Status("phase "+name))
+}
+
+// phaseFailed shows the failure. The API comes up at once, so that it can be asked.
+func (d *Daemon) phaseFailed(ctx context.Context, installing bool, name string, err error, next time.Duration) {
+	d.machine.Display.Message("error", fmt.Sprintf("%s: %v (next try in %s)", name, err, next))
+	d.notify("status", d.machine.Notify.Status("phase "+name+" failed, it is tried again"))
+	if installing {
+		return
+	}
+	if err := d.listen(ctx); err != nil {
+		d.log.Error("opening the API socket early", "error", err)
+	}
+}
+
+// openDocuments opens the kept configuration.
+func (d *Daemon) openDocuments() (Documents, error) { return d.open() }
+
+// listen opens the socket and serves the API on it. Called again it does nothing.
+func (d *Daemon) listen(context.Context) error {
+	d.serving.Lock()
+	defer d.serving.Unlock()
+	if d.server != nil {
+		return nil
+	}
+	listener, err := d.listenSocket()
+	if err != nil {
+		return err
+	}
+	d.server = &http.Server{
+		Handler: d.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+	}
+	go func() {
+		if err := d.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			d.log.Error("serving the API", "error", err)
+		}
+	}()
+	d.notify("ready", d.machine.Notify.Ready())
+	return nil
+}
+
+// listenSocket makes the socket in a directory that is root's alone.
+func (d *Daemon) listenSocket() (net.Listener, error) {
+	path := filepath.Join(d.root, socketPath)
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the directory of the API socket: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("closing the directory of the API socket to others: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("removing the API socket of an earlier run: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the API socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("closing the API socket to others: %w", err), listener.Close())
+	}
+	return listener, nil
+}
+
+func (d *Daemon) stop() error {
+	d.serving.Lock()
+	defer d.serving.Unlock()
+	if d.server == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := d.server.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("ending the API: %w", err), d.server.Close())
+	}
+	return nil
+}
+
+// startWatchdog tells the service manager that the daemon is alive, as long as its locks
+// can be had.
+func (d *Daemon) startWatchdog(ctx context.Context) error {
+	within, err := d.machine.Notify.Watchdog()
+	if err != nil {
+		return fmt.Errorf("reading the watchdog's interval: %w", err)
+	}
+	if within <= 0 {
+		return nil
+	}
+	go func() {
+		for d.clock.wait(ctx, within/3) {
+			d.getUpdateState()
+			d.boot.Snapshot()
+			d.notify("watchdog", d.machine.Notify.Alive())
+		}
+	}()
+	return nil
+}
+
+// notify logs a failure to speak to the service manager, which nothing depends on.
+func (d *Daemon) notify(what string, err error) {
+	if err != nil {
+		d.log.Warn("notifying the service manager", "what", what, "error", err)
+	}
+}
+
+func (d *Daemon) setEffectiveNetwork(network osapi.NetworkConfig) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.network = network
+}
+
+func (d *Daemon) effectiveNetwork() osapi.NetworkConfig {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.network
+}
+
+// Boot gives the phases so far.
+func (d *Daemon) Boot() osapi.DebugBoot { return d.boot.Snapshot() }

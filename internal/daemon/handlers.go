@@ -1,0 +1,219 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/httpapi"
+)
+
+// defaultScrub is when pools are checked: Sundays at four.
+const defaultScrub = "0 4 * * 0"
+
+func (d *Daemon) getServer(r *httpapi.Request) (any, error) {
+	environment, err := d.machine.Facts.Environment(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	environment.SystemIsReady = d.ready.Load()
+	return osapi.Server{Environment: environment}, nil
+}
+
+func (d *Daemon) listApplications(r *httpapi.Request) (any, error) {
+	names, err := d.machine.Apps.List(r.Context())
+	if err != nil {
+		return nil, coded(err)
+	}
+	return r.URLs("/1.0/applications", names...), nil
+}
+
+func (d *Daemon) addApplication(r *httpapi.Request) (any, error) {
+	name := httpapi.Body[osapi.ApplicationsPost](r).Name
+	if name == "" {
+		return nil, httpapi.BadRequest(`name is missing: send {"name": "incus"}`)
+	}
+	// The caller may go away during the download; the installation goes on.
+	return nil, coded(d.machine.Apps.Add(context.WithoutCancel(r.Context()), name))
+}
+
+func (d *Daemon) showApplication(r *httpapi.Request) (any, error) {
+	return failable(d.machine.Apps.Show(r.Context(), r.Var("name")))
+}
+
+func (d *Daemon) configureApplication(r *httpapi.Request) (any, error) {
+	if err := d.applicationExists(r); err != nil {
+		return nil, err
+	}
+	body := httpapi.Body[Put[osapi.ApplicationConfig]](r)
+	if body.Config == nil {
+		return nil, configMissing()
+	}
+	return nil, coded(d.machine.Apps.Configure(r.Context(), r.Var("name"), *body.Config))
+}
+
+func (d *Daemon) restartApplication(r *httpapi.Request) (any, error) {
+	return d.applicationAction(r, "restarting", d.machine.Apps.Restart)
+}
+
+func (d *Daemon) checkApplication(r *httpapi.Request) (any, error) {
+	return d.applicationAction(r, "updating", d.machine.AppUpdates.Check)
+}
+
+func (d *Daemon) applicationAction(r *httpapi.Request, what string, do func(context.Context, string) error) (any, error) {
+	if err := d.applicationExists(r); err != nil {
+		return nil, err
+	}
+	name := r.Var("name")
+	return d.behind(what+" application "+name, func(ctx context.Context) error { return do(ctx, name) }), nil
+}
+
+func (d *Daemon) applicationExists(r *httpapi.Request) error {
+	_, err := d.machine.Apps.Show(r.Context(), r.Var("name"))
+	return coded(err)
+}
+
+func (d *Daemon) removeApplication(r *httpapi.Request) (any, error) {
+	return nil, coded(d.machine.Apps.Remove(r.Context(), r.Var("name")))
+}
+
+// readLog also takes the names that clients of IncusOS know the daemon by.
+func (d *Daemon) readLog(r *httpapi.Request) (any, error) {
+	query := LogQuery{Unit: r.Query("unit"), Boot: r.Query("boot"), Since: r.Query("since"), Until: r.Query("until")}
+	if query.Unit == "incus-osd" || query.Unit == "incus-osd.service" {
+		query.Unit = "holdfastd.service"
+	}
+	if text := r.Query("entries"); text != "" {
+		entries, err := strconv.Atoi(text)
+		if err != nil || entries < 0 {
+			return nil, httpapi.BadRequest("entries: %q is not a number of entries", text)
+		}
+		query.Entries = entries
+	}
+	return failable(d.machine.Diagnosis.Log(r.Context(), query))
+}
+
+func (d *Daemon) getSecurity(r *httpapi.Request) (any, error) {
+	flags, err := d.config.getSecurity()
+	if err != nil {
+		return nil, err
+	}
+	security, err := d.machine.Security.Show(r.Context())
+	if err != nil {
+		return nil, coded(err)
+	}
+	security.State.EncryptionRecoveryKeysRetrieved = flags.RecoveryKeysRetrieved
+	return security, nil
+}
+
+func (d *Daemon) securityRetrieved(r *httpapi.Request) (any, error) {
+	flags, err := d.config.getSecurity()
+	if err != nil {
+		return nil, err
+	}
+	flags.RecoveryKeysRetrieved = true
+	if err := d.config.setSecurity(flags); err != nil {
+		return nil, err
+	}
+	d.showIdentity(r.Context())
+	return nil, nil
+}
+
+func (d *Daemon) getNetwork(r *httpapi.Request) (any, error) {
+	effective := d.effectiveNetwork()
+	state, err := d.machine.Network.State(r.Context(), effective)
+	if err != nil {
+		return nil, coded(err)
+	}
+	return osapi.Network{Config: &effective, State: state}, nil
+}
+
+func (d *Daemon) getStorage(r *httpapi.Request) (any, error) {
+	state, err := d.machine.Facts.Storage(r.Context())
+	if err != nil {
+		return nil, coded(err)
+	}
+	return osapi.Storage{Config: osapi.StorageConfig{ScrubSchedule: defaultScrub}, State: state}, nil
+}
+
+func (d *Daemon) getProvider(*httpapi.Request) (any, error) {
+	config, err := d.config.getProvider()
+	if err != nil {
+		return nil, err
+	}
+	return osapi.Provider{Config: config}, nil
+}
+
+func (d *Daemon) putProvider(r *httpapi.Request) (any, error) {
+	body := httpapi.Body[Put[osapi.ProviderConfig]](r)
+	switch {
+	case body.Config == nil:
+		return nil, configMissing()
+	case body.Config.Name == "":
+		return nil, httpapi.BadRequest(`config.name is missing: the provider of this release is "images"`)
+	}
+	before, err := d.config.getProvider()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.machine.Provider.Use(r.Context(), *body.Config); err != nil {
+		return nil, coded(err)
+	}
+	if err := d.config.setProvider(*body.Config); err != nil {
+		// What is in use and what is kept must not differ.
+		if back := d.machine.Provider.Use(r.Context(), before); back != nil {
+			d.log.Error("going back to the provider of before", "error", back)
+		}
+		return nil, err
+	}
+	return nil, nil
+}
+
+func (d *Daemon) getUpdate(*httpapi.Request) (any, error) {
+	config, err := d.config.getUpdate()
+	if err != nil {
+		return nil, err
+	}
+	return osapi.Update{Config: config, State: d.getUpdateState()}, nil
+}
+
+func (d *Daemon) putUpdate(r *httpapi.Request) (any, error) {
+	body := httpapi.Body[Put[osapi.UpdateConfig]](r)
+	if body.Config == nil {
+		return nil, configMissing()
+	}
+	if problems := checkUpdateConfig(body.Config); len(problems) > 0 {
+		return nil, httpapi.BadRequest("%s", strings.Join(problems, "; "))
+	}
+	return nil, d.config.setUpdate(*body.Config)
+}
+
+func configMissing() error {
+	return httpapi.BadRequest(`config is missing: send {"config": {...}} with the whole configuration`)
+}
+
+// writeMessage puts a line into the log and onto the console.
+func (d *Daemon) writeMessage(r *httpapi.Request) (any, error) {
+	body := httpapi.Body[tuiMessage](r)
+	if strings.TrimSpace(body.Message) == "" {
+		return nil, httpapi.BadRequest("no log message provided")
+	}
+	level := slog.LevelInfo
+	if body.Level != "" {
+		if err := level.UnmarshalText([]byte(body.Level)); err != nil {
+			return nil, httpapi.BadRequest(`level: %q is none of "DEBUG", "INFO", "WARN", "ERROR"`, body.Level)
+		}
+	}
+	d.log.Log(r.Context(), level, body.Message)
+	switch {
+	case level >= slog.LevelError:
+		d.machine.Display.Message("error", body.Message)
+	case level >= slog.LevelWarn:
+		d.machine.Display.Message("warning", body.Message)
+	case level >= slog.LevelInfo:
+		d.machine.Display.Message("info", body.Message)
+	}
+	return nil, nil
+}

@@ -1,0 +1,220 @@
+// Package daemon is holdfastd: it brings a node up, phase by phase, and answers its API.
+//
+// phases.go is what happens at start, in order; routes.go and routes_system.go are what
+// can be asked. Everything outside is behind the small interfaces of this file, so that
+// the whole daemon runs in memory in its tests; wire.go alone knows the real ones.
+//
+// Invariants:
+//
+//   - A failed phase never ends the daemon: its error is on the console and in
+//     /1.0/debug/boot, and it is tried again, ever more slowly, until it works. The API
+//     is up from the phase "api" on, and before it as soon as a phase has failed.
+//   - /1.0 says system_is_ready only when every phase has ended well.
+//   - What the owner asked for is kept in documents of package state, and is the only
+//     thing kept. What is observed is asked for anew at each request.
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+)
+
+// Errors that an interface below returns, wrapped, to choose the HTTP code.
+var (
+	// ErrNotFound is 404.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict is 409: it is there already, or another change is going on.
+	ErrConflict = errors.New("conflict")
+	// ErrInvalid is 400: the request asks for what cannot be.
+	ErrInvalid = errors.New("invalid")
+	// ErrUnsupported is 501: a later release will do it.
+	ErrUnsupported = errors.New("unsupported")
+)
+
+// Machine is all that the daemon needs from outside. Each member must be set.
+type Machine struct {
+	Facts        Facts
+	Requirements Requirements
+	Installer    Installer
+	Seed         Seed
+	Security     Security
+	Network      Network
+	Extensions   Extensions
+	Pools        Pools
+	Provider     Provider
+	Apps         Apps
+	AppUpdates   AppUpdates
+	Power        Power
+	Diagnosis    Diagnosis
+	Display      Display
+	Notify       Notify
+}
+
+// Facts observes the machine.
+type Facts interface {
+	// Environment gives all but SystemIsReady.
+	Environment(ctx context.Context) (osapi.Environment, error)
+	// Resources gives the hardware in the shape that Incus has for it.
+	Resources(ctx context.Context) (any, error)
+	// Storage gives drives, pools and the space of the root partition.
+	Storage(ctx context.Context) (osapi.StorageState, error)
+	// Warnings are what an owner should know at once, as an untrusted state.
+	Warnings(ctx context.Context) ([]string, error)
+}
+
+// Requirements looks whether this machine can be a node at all.
+type Requirements interface {
+	// Check gives every problem as a sentence for a person; none when all is well.
+	Check(ctx context.Context) ([]string, error)
+}
+
+// Installer puts the system onto a disk.
+type Installer interface {
+	// Wanted is true when this start is that of an install medium.
+	Wanted(ctx context.Context) (bool, error)
+	// Run installs and restarts the machine. It returns early only with an error.
+	Run(ctx context.Context, show Display) error
+}
+
+// Seed gives the first-boot documents; a missing one is nil and no error.
+type Seed interface {
+	Update(ctx context.Context) (*osapi.UpdateConfig, error)
+	Provider(ctx context.Context) (*osapi.ProviderConfig, error)
+	Network(ctx context.Context) (*osapi.NetworkConfig, error)
+	// Applications are the names to install.
+	Applications(ctx context.Context) ([]string, error)
+}
+
+// Security looks after the keys of the node and says how far it can be trusted.
+type Security interface {
+	// Prepare makes sure that there is a recovery key, and opens swap. It may be called
+	// again.
+	Prepare(ctx context.Context) error
+	// Show gives all but EncryptionRecoveryKeysRetrieved.
+	Show(ctx context.Context) (osapi.Security, error)
+}
+
+// Network applies and observes the network.
+type Network interface {
+	// Apply sets the network up and waits until the node is online. Without a
+	// configuration every card asks for an address. It gives what is in effect.
+	Apply(ctx context.Context, config *osapi.NetworkConfig) (osapi.NetworkConfig, error)
+	// State observes, with the roles of the configuration that is in effect.
+	State(ctx context.Context, config osapi.NetworkConfig) (osapi.NetworkState, error)
+}
+
+// Extensions merges the images of the applications into the system.
+type Extensions interface {
+	Refresh(ctx context.Context) error
+}
+
+// Pools imports the ZFS pools, and makes "local" at the first start.
+type Pools interface {
+	Ensure(ctx context.Context) error
+}
+
+// Provider is where releases come from.
+type Provider interface {
+	// Use takes a configuration, or gives an ErrInvalid that names every problem.
+	Use(ctx context.Context, config osapi.ProviderConfig) error
+}
+
+// Apps manages the applications.
+type Apps interface {
+	// List gives the installed ones, sorted.
+	List(ctx context.Context) ([]string, error)
+	// Add installs and starts one: ErrInvalid, ErrConflict, ErrUnsupported.
+	Add(ctx context.Context, name string) error
+	// Show gives one: ErrNotFound.
+	Show(ctx context.Context, name string) (osapi.Application, error)
+	// Configure changes one: ErrNotFound, ErrInvalid.
+	Configure(ctx context.Context, name string, config osapi.ApplicationConfig) error
+	Restart(ctx context.Context, name string) error
+	// Remove removes one: ErrNotFound, ErrInvalid for the primary one.
+	Remove(ctx context.Context, name string) error
+}
+
+// AppUpdates starts the installed applications and keeps them current.
+type AppUpdates interface {
+	// StartAll starts and initializes every installed application.
+	StartAll(ctx context.Context) error
+	// Check brings one application to the newest release of the channel.
+	Check(ctx context.Context, name string) error
+}
+
+// Power ends or pauses the run of the machine.
+type Power interface {
+	Poweroff(ctx context.Context) error
+	Reboot(ctx context.Context) error
+	Suspend(ctx context.Context) error
+}
+
+// LogQuery chooses entries of the journal.
+type LogQuery struct {
+	Unit, Boot string
+	Entries    int
+	Since      string
+	Until      string
+}
+
+// Diagnosis reads what the machine says about itself.
+type Diagnosis interface {
+	// Log gives entries of the journal, oldest first: ErrInvalid for a wrong query.
+	Log(ctx context.Context, query LogQuery) ([]json.RawMessage, error)
+	Processes(ctx context.Context) (string, error)
+}
+
+// Display is the screen of the machine.
+type Display interface {
+	// Start opens the screens.
+	Start(ctx context.Context) error
+	// Message shows news; level is "info", "warning" or "error".
+	Message(level, text string)
+	// Progress shows what goes on; total 0 shows no bar.
+	Progress(phase string, done, total int64)
+	// Identity shows what the node is.
+	Identity(shown Identity)
+}
+
+// Identity is what the screen says about the node.
+type Identity struct {
+	Environment osapi.Environment
+	Addresses   []string
+	Warnings    []string
+}
+
+// Notify speaks to the service manager.
+type Notify interface {
+	// Ready says that the API answers.
+	Ready() error
+	Status(text string) error
+	Stopping() error
+	// Watchdog gives the time within which Alive must be called again; 0 when there is
+	// no watchdog.
+	Watchdog() (time.Duration, error)
+	Alive() error
+}
+
+// Clock is time, as a value that a test can turn by hand.
+type Clock struct {
+	// SinceBoot is the time since the kernel started.
+	SinceBoot func() time.Duration
+	// Now is the time of day.
+	Now func() time.Time
+	// After gives a channel that gets a value when the time is over.
+	After func(time.Duration) <-chan time.Time
+}
+
+// wait gives false when the context ends first.
+func (c Clock) wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c.After(d):
+		return true
+	}
+}

@@ -1,0 +1,168 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/httpapi"
+)
+
+const (
+	get  = http.MethodGet
+	put  = http.MethodPut
+	post = http.MethodPost
+)
+
+// Put is the body of a PUT: the configuration that is to be. What a caller sends as
+// state is not looked at, since only the node knows it.
+type Put[T any] struct {
+	// Config replaces the whole configuration.
+	Config *T `json:"config"`
+	// State is ignored.
+	State json.RawMessage `json:"state,omitempty"`
+}
+
+// tuiMessage is the body of POST /internal/tui/:write-message.
+type tuiMessage struct {
+	// Level is "DEBUG", "INFO", "WARN" or "ERROR", with "+N" or "-N" behind; default "INFO".
+	Level string `json:"level"`
+	// Message is the text.
+	Message string `json:"message"`
+}
+
+// Routes is the whole API.
+func (d *Daemon) Routes() []httpapi.Route {
+	return slices.Concat(d.rootRoutes(), d.applicationRoutes(), d.debugRoutes(), d.systemRoutes(),
+		d.storageRoutes(), d.powerRoutes(), d.serviceRoutes(), d.internalRoutes())
+}
+
+func (d *Daemon) rootRoutes() []httpapi.Route {
+	return []httpapi.Route{
+		{Method: get, Path: "/", Doc: "lists the versions of the API", Handler: func(r *httpapi.Request) (any, error) {
+			return []string{r.URL("/1.0")}, nil
+		}},
+		{Method: get, Path: "/1.0", Doc: "names the node and what runs on it", Handler: d.getServer},
+	}
+}
+
+func (d *Daemon) applicationRoutes() []httpapi.Route {
+	const list, one = "/1.0/applications", "/1.0/applications/{name}"
+	return []httpapi.Route{
+		{Method: get, Path: list, Doc: "lists the installed applications", Handler: d.listApplications},
+		{Method: post, Path: list, Doc: "installs and starts an application", Request: osapi.ApplicationsPost{}, EmptyBody: true, Handler: d.addApplication},
+		{Method: get, Path: one, Doc: "shows an application", Handler: d.showApplication},
+		{Method: put, Path: one, Doc: "configures an application", Request: Put[osapi.ApplicationConfig]{}, Handler: d.configureApplication},
+		{Method: post, Path: one + "/:restart", Doc: "restarts an application, after the answer", Handler: d.restartApplication},
+		{Method: post, Path: one + "/:remove", Doc: "removes an application", Handler: d.removeApplication},
+		{Method: post, Path: one + "/:check-update", Doc: "brings an application to the newest release, after the answer", Handler: d.checkApplication},
+		{Method: post, Path: one + "/:action", Doc: "runs an action of an application", Later: "no application has actions"},
+		{Method: post, Path: one + "/:backup", Doc: "gives a backup of an application's data", Later: "backups come with a later release"},
+		{Method: post, Path: one + "/:debug", Doc: "gives an application's own diagnosis", Later: "read /1.0/debug/log?unit=incus.service"},
+		{Method: post, Path: one + "/:factory-reset", Doc: "starts an application anew from its seed", Later: "resets come with a later release"},
+		{Method: post, Path: one + "/:restore", Doc: "restores a backup of an application", Later: "backups come with a later release"},
+		{Method: post, Path: one + "/:switch-version", Doc: "goes to another version on disk", Later: "switching versions comes with a later release"},
+	}
+}
+
+func (d *Daemon) debugRoutes() []httpapi.Route {
+	const base = "/1.0/debug"
+	return []httpapi.Route{
+		{Method: get, Path: base, Doc: "lists what helps to find faults; not a stable part of the API", Handler: func(r *httpapi.Request) (any, error) {
+			return r.URLs(base, "boot", "kernel", "log", "processes", ":run-script", "secureboot"), nil
+		}},
+		{Method: get, Path: base + "/boot", Doc: "shows the phases of the start and their times", Handler: func(*httpapi.Request) (any, error) {
+			return d.boot.Snapshot(), nil
+		}},
+		{Method: get, Path: base + "/log", Doc: "reads the journal: ?unit=&boot=&entries=&since=&until=", Handler: d.readLog},
+		{Method: get, Path: base + "/processes", Doc: "lists the processes as text", Handler: func(r *httpapi.Request) (any, error) {
+			return failable(d.machine.Diagnosis.Processes(r.Context()))
+		}},
+		{Method: get, Path: base + "/kernel", Doc: "shows the kernel and its modules", Later: "it comes with a later release"},
+		{Method: post, Path: base + "/:run-script", Doc: "runs a script that the makers have signed", Later: "it comes with a later release"},
+		{Method: get, Path: base + "/secureboot", Doc: "lists the parts of the measured boot", Handler: func(r *httpapi.Request) (any, error) {
+			return r.URLs(base+"/secureboot", "event-log"), nil
+		}},
+		{Method: get, Path: base + "/secureboot/event-log", Doc: "shows the TPM's event log", Later: "it comes with a later release"},
+		{Method: post, Path: base + "/secureboot/:update", Doc: "applies key updates", Later: "key updates come with a later release"},
+	}
+}
+
+func (d *Daemon) powerRoutes() []httpapi.Route {
+	power := func(do func(context.Context) error) func(*httpapi.Request) (any, error) {
+		return func(*httpapi.Request) (any, error) { return d.behind("power", do), nil }
+	}
+	const base = "/1.0/system"
+	return []httpapi.Route{
+		{Method: post, Path: base + "/:poweroff", Doc: "turns the node off, after the answer", Handler: power(d.machine.Power.Poweroff)},
+		{Method: post, Path: base + "/:reboot", Doc: "restarts the node, after the answer", Handler: power(d.machine.Power.Reboot)},
+		{Method: post, Path: base + "/:suspend", Doc: "lets the node sleep, after the answer", Handler: power(d.machine.Power.Suspend)},
+		{Method: post, Path: base + "/:backup", Doc: "gives a backup of the node's configuration", Later: "backups come with a later release"},
+		{Method: post, Path: base + "/:restore", Doc: "restores a backup of the node's configuration", Later: "backups come with a later release"},
+		{Method: post, Path: base + "/:factory-reset", Doc: "starts the node anew from its seed", Later: "resets come with a later release"},
+	}
+}
+
+func (d *Daemon) serviceRoutes() []httpapi.Route {
+	const list, one = "/1.0/services", "/1.0/services/{name}"
+	return []httpapi.Route{
+		{Method: get, Path: list, Doc: "lists the services", Handler: func(*httpapi.Request) (any, error) { return []string{}, nil }},
+		{Method: get, Path: one, Doc: "shows a service", Handler: func(r *httpapi.Request) (any, error) {
+			return nil, httpapi.NotFound("service %q is not there: this release has no services", r.Var("name"))
+		}},
+		{Method: put, Path: one, Doc: "configures a service", Later: "services come with a later release"},
+		{Method: post, Path: one + "/:reset", Doc: "starts a service anew", Later: "services come with a later release"},
+	}
+}
+
+func (d *Daemon) internalRoutes() []httpapi.Route {
+	const base = "/internal"
+	return []httpapi.Route{
+		{Method: post, Path: base + "/tui/:write-message", Access: httpapi.SocketOnly, Doc: "shows a message on the console", Request: tuiMessage{}, Handler: d.writeMessage},
+		{Method: get, Path: base + "/secureboot", Access: httpapi.SocketOnly, Doc: "gives the certificates for Secure Boot", Later: "it comes with a later release"},
+		{Method: post, Path: base + "/auth/:generate-registration", Access: httpapi.SocketOnly, Doc: "makes a registration at an image server", Later: "registration comes with a later release"},
+		{Method: post, Path: base + "/auth/:generate-token", Access: httpapi.SocketOnly, Doc: "makes a token for an image server", Later: "registration comes with a later release"},
+	}
+}
+
+// failable maps the error of an interface beside a value that is passed on.
+func failable[T any](value T, err error) (any, error) {
+	if err != nil {
+		return nil, coded(err)
+	}
+	return value, nil
+}
+
+// coded gives an error the HTTP code that its kind has.
+func coded(err error) error {
+	for _, kind := range []struct {
+		err  error
+		code int
+	}{
+		{ErrNotFound, http.StatusNotFound},
+		{ErrConflict, http.StatusConflict},
+		{ErrInvalid, http.StatusBadRequest},
+		{ErrUnsupported, http.StatusNotImplemented},
+	} {
+		if errors.Is(err, kind.err) {
+			return httpapi.WithCode(kind.code, err)
+		}
+	}
+	return err
+}
+
+// behind answers at once and acts a moment later.
+func (d *Daemon) behind(what string, do func(context.Context) error) httpapi.After {
+	return httpapi.After{Do: func(ctx context.Context) {
+		if !d.clock.wait(ctx, graceTime) {
+			return
+		}
+		if err := do(ctx); err != nil {
+			d.log.Error("background work failed", "what", what, "error", err)
+			d.machine.Display.Message("error", what+": "+err.Error())
+		}
+	}}
+}

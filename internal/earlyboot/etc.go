@@ -1,0 +1,137 @@
+package earlyboot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-os/holdfast/internal/bootinfo"
+)
+
+// factoryEtc is the template of /etc in the verified /usr.
+const factoryEtc = "usr/share/factory/etc"
+
+// MakeEtc fills /sysroot/etc, a fresh tmpfs, from the image's template, so that no
+// node ever drifts from its release: what an owner configures is kept in
+// /var/lib/incus-os and applied at each start. It also leaves the unit that mounts
+// the ESP at /boot, by its device: a label could be on a second disk as well.
+func MakeEtc(info bootinfo.Info) error {
+	target := sysroot + "/etc"
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return fmt.Errorf("making %s: %w", target, err)
+	}
+	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64M"); err != nil {
+		return fmt.Errorf("mounting a tmpfs at %s: %w", target, err)
+	}
+	if err := copyTree("/sysusr/"+factoryEtc, target); err != nil {
+		return fmt.Errorf("copying the template of /etc: %w", err)
+	}
+	id, err := machineID(info)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(target+"/machine-id", []byte(id+"\n"), 0o444); err != nil {
+		return fmt.Errorf("writing the machine id: %w", err)
+	}
+	if info.Mode == bootinfo.Install {
+		return nil
+	}
+	return writeBootMount(info.ESP)
+}
+
+func machineID(info bootinfo.Info) (string, error) {
+	if info.Mode == bootinfo.Install {
+		return NewMachineID()
+	}
+	raw, err := os.ReadFile(filepath.Join(sysroot, MachineIDFile))
+	if err != nil {
+		return "", fmt.Errorf("reading the machine id: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}
+
+func writeBootMount(esp string) error {
+	const dir = "/run/systemd/system"
+	unit := "[Unit]\nDescription=EFI system partition\nDefaultDependencies=no\n" +
+		"Conflicts=umount.target\nBefore=local-fs.target umount.target\n\n" +
+		"[Mount]\nWhat=" + esp + "\nWhere=/boot\nType=vfat\nOptions=rw,nodev,nosuid,noexec,nosymfollow,umask=0077\n"
+	if err := os.MkdirAll(dir+"/local-fs.target.wants", 0o755); err != nil {
+		return fmt.Errorf("making %s: %w", dir, err)
+	}
+	if err := os.WriteFile(dir+"/boot.mount", []byte(unit), 0o644); err != nil {
+		return fmt.Errorf("writing boot.mount: %w", err)
+	}
+	err := os.Symlink("../boot.mount", dir+"/local-fs.target.wants/boot.mount")
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("wanting boot.mount: %w", err)
+	}
+	return nil
+}
+
+// copyTree copies folders, files and symbolic links with owner and mode.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		return copyEntry(path, filepath.Join(to, name), entry)
+	})
+}
+
+func copyEntry(from, to string, entry fs.DirEntry) error {
+	info, err := entry.Info()
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s has no owner", from)
+	}
+	switch {
+	case entry.IsDir():
+		if err := os.MkdirAll(to, 0o755); err != nil {
+			return err
+		}
+	case entry.Type() == fs.ModeSymlink:
+		target, err := os.Readlink(from)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, to)
+	case entry.Type().IsRegular():
+		if err := copyFile(from, to); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	if err := os.Chown(to, int(owner.Uid), int(owner.Gid)); err != nil {
+		return err
+	}
+	return os.Chmod(to, info.Mode().Perm())
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}

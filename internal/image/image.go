@@ -1,0 +1,235 @@
+// Package image builds the operating system, its install medium and its applications.
+//
+// The work is done by the programs in image/steps, one per step; each can be started
+// again after any failure, and what it made is kept under the cache by what it was
+// made of. This package knows their order, what each needs, when one has nothing to
+// do, and shows how far the build is. What several parties have to agree on (the
+// partition table, update transfers) is rendered from internal/layout into the
+// image's configuration by Render.
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/system/run"
+)
+
+// Options say what to build.
+type Options struct {
+	// Root is the top of the repository.
+	Root string
+	// Cache is where everything that can be made again lives.
+	Cache string
+	// Version is the release, a UTC time as YYYYMMDDhhmm; default now.
+	Version string
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+	// Out receives one line when a step begins and when it ends.
+	Out io.Writer
+	// Run starts the steps' programs; default run.Host.
+	Run run.Runner
+}
+
+// step is one program in image/steps.
+type step struct {
+	name string
+	does string
+	// usually is how long it takes on two cores from nothing.
+	usually time.Duration
+}
+
+var steps = []step{
+	{"tools-tree", "making the tools tree (mkosi, QEMU, swtpm, ...)", 90 * time.Second},
+	{"versions", "looking up Debian's versions", 10 * time.Second},
+	{"keys", "making the keys of development", 5 * time.Second},
+	{"zfs-modules", "building ZFS' kernel modules", 10 * time.Minute},
+	{"image", "building the image and its applications", 6 * time.Minute},
+}
+
+// Build makes what is missing or out of date in .build/out, and says in which version
+// it is there. Nothing changed means nothing done.
+func Build(ctx context.Context, o Options) (string, error) {
+	o = o.withDefaults()
+	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
+		return "", fmt.Errorf("making the cache %s: %w (set HOLDFAST_CACHE to a folder that can be written to)", o.Cache, err)
+	}
+	for _, s := range steps {
+		if s.name == "image" {
+			version, err := o.current()
+			if err != nil {
+				return "", err
+			}
+			if version != "" {
+				fmt.Fprintf(o.Out, "image %s is up to date\n", version)
+				return version, nil
+			}
+		}
+		if err := o.do(ctx, s); err != nil {
+			return "", err
+		}
+	}
+	return o.Version, o.remember()
+}
+
+func (o Options) withDefaults() Options {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Version == "" {
+		o.Version = o.Now().UTC().Format("200601021504")
+	}
+	if o.Run == nil {
+		o.Run = run.Host
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	return o
+}
+
+// do runs one step; all that its programs say goes into a log beside the build.
+func (o Options) do(ctx context.Context, s step) error {
+	log := filepath.Join(o.Root, ".build", "log", s.name+".log")
+	if err := os.MkdirAll(filepath.Dir(log), 0o755); err != nil {
+		return fmt.Errorf("making the folder of logs: %w", err)
+	}
+	fmt.Fprintf(o.Out, "%s (usually up to %s) ...\n", s.does, s.usually)
+	begun := o.Now()
+	result, err := o.Run(ctx, run.Command{
+		Name: filepath.Join(o.Root, "image", "steps", s.name),
+		Dir:  o.Root,
+		Env:  []string{"HOLDFAST_ROOT=" + o.Root, "HOLDFAST_CACHE=" + o.Cache, "VERSION=" + o.Version},
+	})
+	logErr := os.WriteFile(log, append(result.Stdout, result.Stderr...), 0o644)
+	if err != nil {
+		return errors.Join(fmt.Errorf("%s: %w\nthe whole log is %s; run the same command again to go on from here", s.does, err, log), logErr)
+	}
+	fmt.Fprintf(o.Out, "%s: done in %s\n", s.does, o.Now().Sub(begun).Round(time.Second))
+	return logErr
+}
+
+// current gives the version in .build/out when it was made of what is here now.
+func (o Options) current() (string, error) {
+	key, err := o.key()
+	if err != nil {
+		return "", err
+	}
+	have, err := os.ReadFile(filepath.Join(o.Root, ".build", "out", "key"))
+	if err != nil || string(have) != key {
+		return "", nil // never built, or out of date
+	}
+	version, err := os.ReadFile(filepath.Join(o.Root, ".build", "out", "version"))
+	if err != nil {
+		return "", nil
+	}
+	return string(version[:max(len(version)-1, 0)]), nil
+}
+
+func (o Options) remember() error {
+	key, err := o.key()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(o.Root, ".build", "out", "key"), []byte(key), 0o644); err != nil {
+		return fmt.Errorf("noting what the image was made of: %w", err)
+	}
+	return nil
+}
+
+// key is a digest of everything that the image is made of.
+func (o Options) key() (string, error) {
+	digest := sha256.New()
+	for _, name := range []string{"image", "bin/holdfastd", "bin/holdfast-initrd", ".keys/secureboot.crt"} {
+		if err := hashTree(digest, o.Root, name); err != nil {
+			return "", err
+		}
+	}
+	rendered, err := files()
+	if err != nil {
+		return "", err
+	}
+	for _, name := range slices.Sorted(maps.Keys(rendered)) {
+		fmt.Fprintf(digest, "%s %d\n%s", name, len(rendered[name]), rendered[name])
+	}
+	if err := hashTree(digest, o.Cache, "versions"); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(digest.Sum(nil)), nil
+}
+
+func hashTree(digest io.Writer, root, name string) error {
+	return filepath.WalkDir(filepath.Join(root, name), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("reading what the image is made of: %w", err)
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		relative, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(digest, "%s %o %d\n", relative, info.Mode().Perm(), info.Size())
+		_, err = io.Copy(digest, f)
+		return err
+	})
+}
+
+// Render writes the files of the image's configuration that are not written by hand
+// into dir, the work folder of the build.
+func Render(dir string) error {
+	rendered, err := files()
+	if err != nil {
+		return err
+	}
+	for name, content := range rendered {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("rendering %s: %w", name, err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			return fmt.Errorf("rendering %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// files are the rendered files by their path in the work folder.
+func files() (map[string]string, error) {
+	out := map[string]string{}
+	for dir, render := range map[string]func(string) (map[string]string, error){
+		"mkosi.repart":                   layout.RenderMediumRepart,
+		"stage/node/usr/lib/repart.d":    layout.RenderRepart,
+		"stage/node/usr/lib/sysupdate.d": layout.RenderSysupdate,
+	} {
+		rendered, err := render("x86_64")
+		if err != nil {
+			return nil, fmt.Errorf("rendering %s: %w", dir, err)
+		}
+		for name, content := range rendered {
+			out[filepath.Join(dir, name)] = content
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,178 @@
+package install
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/holdfast-os/holdfast/internal/layout"
+)
+
+// Action is what a step does.
+type Action string
+
+// The actions, in the order in which a plan has them.
+const (
+	Forget    Action = "forget"     // clear the note of an earlier installation
+	Wipe      Action = "wipe"       // remove the old table and signatures, set the mark
+	Zero      Action = "zero"       // make a range read as zeros
+	Copy      Action = "copy"       // copy a range from the medium, and read it back
+	WriteSeed Action = "seed"       // write the seed without its request to install
+	Sync      Action = "sync"       // make everything durable
+	WriteTab  Action = "table"      // write the partition table: the commit
+	Reread    Action = "reread"     // let the kernel take the table up, and read it back
+	BootEntry Action = "boot-entry" // put the disk first in the firmware's boot order
+	Complete  Action = "complete"   // note in the firmware that the machine is installed
+	Unmark    Action = "unmark"     // remove the mark of an unfinished installation
+	Leave     Action = "leave"      // restart, or wait until the medium is gone and restart
+)
+
+// Step is one step, as data.
+type Step struct {
+	Action Action
+	// Name says what the step works on, as "esp".
+	Name string
+	// Offset and Size are the range in bytes, the same on medium and target.
+	Offset, Size int64
+}
+
+// String is the step in one line.
+func (s Step) String() string {
+	text := string(s.Action)
+	if s.Name != "" {
+		text += " " + s.Name
+	}
+	if s.Size > 0 {
+		text += fmt.Sprintf(": %s at %d", formatSize(s.Size), s.Offset)
+	}
+	return text
+}
+
+// Loader is an entry for the firmware's boot menu.
+type Loader struct {
+	Label string
+	// Partition is the number of the ESP.
+	Partition int
+	// Start and Size are the place of the ESP, in sectors of the target.
+	Start, Size int64
+	// GUID is the ESP's unique GUID.
+	GUID string
+	// Path is the boot loader on the ESP, with backslashes.
+	Path string
+}
+
+// Plan is a whole installation. It can be printed; the seed is not part of the text.
+type Plan struct {
+	// Medium and Target are devices.
+	Medium, Target string
+	// TargetSize is in bytes.
+	TargetSize int64
+	Steps      []Step
+	// Table is the script for sfdisk.
+	Table string
+	// ESP is the new ESP's unique GUID; the mark holds it too.
+	ESP    string
+	Loader Loader
+	// Seed is the tar for the target's seed partition. It may hold secrets.
+	Seed []byte `json:"-"`
+	// Restart leaves without waiting for the medium to be removed.
+	Restart bool
+}
+
+// String lists the steps, one a line.
+func (p Plan) String() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "install %s from %s\n", p.Target, p.Medium)
+	for i, step := range p.Steps {
+		fmt.Fprintf(&text, "%2d %s\n", i+1, step)
+	}
+	return text.String()
+}
+
+// Input is what a plan is made of.
+type Input struct {
+	// Arch is "x86_64" or "aarch64".
+	Arch   string
+	Medium Medium
+	Target Disk
+	// Forget is true when an earlier installation left its note in the firmware.
+	Forget bool
+	// Seed is the tar for the target: without the request to install.
+	Seed []byte
+	// Restart leaves without waiting for the medium to be removed; default false.
+	Restart bool
+	// NewGUID makes a random GUID in lower case.
+	NewGUID func() string
+}
+
+// loaders are the boot loader's names on the ESP, by architecture.
+var loaders = map[string]string{
+	layout.X86_64:  `\EFI\systemd\systemd-bootx64.efi`,
+	layout.AArch64: `\EFI\systemd\systemd-bootaa64.efi`,
+}
+
+// wipeSize is zeroed at both ends of the target, in bytes.
+const wipeSize = 2 << 20
+
+// NewPlan makes the plan. The target was chosen and checked by Check.
+func NewPlan(in Input) (Plan, error) {
+	table, err := layout.Table(in.Arch)
+	if err != nil {
+		return Plan{}, err
+	}
+	if int64(len(in.Seed)) > layout.Size(layout.Seed) {
+		return Plan{}, fmt.Errorf("planning the installation of %s: the seed has %d bytes, and its partition %d", in.Target.Path, len(in.Seed), layout.Size(layout.Seed))
+	}
+	guids := map[int]string{}
+	for number := layout.ESP; number <= layout.UsrB; number++ {
+		guids[number] = in.NewGUID()
+	}
+	for _, part := range in.Medium.Parts {
+		if part.Number >= layout.SigA && part.Number <= layout.UsrA {
+			guids[part.Number] = part.GUID
+		}
+	}
+	script, err := layout.InstallTable(layout.TableOptions{Arch: in.Arch, Version: in.Medium.Version,
+		SectorSize: in.Target.Sector, DiskSize: in.Target.Size, UUIDs: guids})
+	if err != nil {
+		return Plan{}, fmt.Errorf("planning the installation of %s: %w", in.Target.Path, err)
+	}
+	esp := table[layout.ESP-1]
+	return Plan{
+		Medium: in.Medium.Path, Target: in.Target.Path, TargetSize: in.Target.Size,
+		Steps: steps(table, in.Medium.Version, int64(len(in.Seed)), in.Forget),
+		Table: script, ESP: guids[layout.ESP], Seed: in.Seed, Restart: in.Restart,
+		Loader: Loader{Label: layout.Name, Partition: layout.ESP, Start: esp.Start / in.Target.Sector,
+			Size: esp.Size / in.Target.Sector, GUID: guids[layout.ESP], Path: loaders[in.Arch]},
+	}, nil
+}
+
+// steps lists what is done with a table. What a first boot or an update will fill
+// later only loses its first bytes, where a left-over signature would be found.
+func steps(table []layout.Partition, version string, seedSize int64, forget bool) []Step {
+	var list []Step
+	if forget {
+		list = append(list, Step{Action: Forget})
+	}
+	list = append(list, Step{Action: Wipe})
+	for _, p := range table {
+		name := layout.SlotLabel(p, version)
+		if p.Number > layout.UsrA {
+			size := int64(layout.MiB)
+			if p.Size > 0 {
+				size = min(size, p.Size)
+			}
+			list = append(list, Step{Zero, fmt.Sprintf("start of partition %d", p.Number), p.Start, size})
+			continue
+		}
+		list = append(list, Step{Zero, name, p.Start, p.Size})
+		if p.Number == layout.Seed {
+			list = append(list, Step{WriteSeed, name, p.Start, seedSize})
+			continue
+		}
+		list = append(list, Step{Copy, name, p.Start, p.Size})
+	}
+	for _, action := range []Action{Sync, WriteTab, Reread, BootEntry, Complete, Unmark, Leave} {
+		list = append(list, Step{Action: action})
+	}
+	return list
+}

@@ -1,0 +1,231 @@
+package install
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Disk access is in bytes from the start of the whole disk.
+
+// TargetDisk is the disk that is written.
+type TargetDisk interface {
+	io.ReaderAt
+	io.WriterAt
+	// Zero makes a range read as zeros.
+	Zero(ctx context.Context, offset, length int64) error
+	// Sync makes everything durable; the next read comes from the disk, not from memory.
+	Sync() error
+}
+
+// Env is the machine that a plan runs on.
+type Env interface {
+	// Medium is what is copied from.
+	Medium() io.ReaderAt
+	// Target is the disk that is written.
+	Target() TargetDisk
+	// WipeSignatures removes whatever is still recognised on the target.
+	WipeSignatures(ctx context.Context) error
+	// WriteTable writes the partition table and makes it durable.
+	WriteTable(ctx context.Context, script string) error
+	// Reread lets the kernel take up the new table and gives the ESP's GUID, in lower case, as read back.
+	Reread(ctx context.Context) (esp string, err error)
+	// Platform is the firmware and the way out.
+	Platform() Platform
+}
+
+// Platform is the machine around the disk.
+type Platform interface {
+	// SetInstallComplete sets or clears the note that the machine is installed.
+	SetInstallComplete(complete bool) error
+	// SetBootEntry puts the loader first in the boot order.
+	SetBootEntry(Loader) error
+	// Leave restarts the machine, at once or when the medium is gone.
+	Leave(ctx context.Context, atOnce bool) error
+}
+
+// Observer is told how an installation goes. Every function may be nil.
+type Observer struct {
+	// Step is called before each step.
+	Step func(Step)
+	// Progress counts the bytes of a step.
+	Progress func(step string, done, total int64)
+	// Warn tells of something that does not stop the installation.
+	Warn func(message string)
+}
+
+// chunk is the unit of copying, in bytes.
+const chunk = 4 << 20
+
+var zeros = make([]byte, chunk)
+
+// Run does the steps of a plan. It stops at the first error, and can be called again
+// with a fresh plan whatever was cut. Only the firmware's part may fail without
+// stopping it: the disk can be started without a boot entry.
+func Run(ctx context.Context, plan Plan, env Env, watch Observer) error {
+	for _, step := range plan.Steps {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("installing %s: %w", plan.Target, err)
+		}
+		if watch.Step != nil {
+			watch.Step(step)
+		}
+		if err := do(ctx, plan, step, env, watch); err != nil {
+			return fmt.Errorf("installing %s, step %s: %w", plan.Target, step, err)
+		}
+	}
+	return nil
+}
+
+func do(ctx context.Context, plan Plan, step Step, env Env, watch Observer) error {
+	target := env.Target()
+	switch step.Action {
+	case Forget:
+		return env.Platform().SetInstallComplete(false)
+	case Wipe:
+		return wipe(ctx, plan, env)
+	case Zero:
+		return target.Zero(ctx, step.Offset, step.Size)
+	case Copy:
+		return copyRange(ctx, step, env.Medium(), target, watch)
+	case WriteSeed:
+		return copyRange(ctx, Step{Action: WriteSeed, Name: step.Name, Offset: step.Offset, Size: step.Size},
+			shifted{bytes.NewReader(plan.Seed), step.Offset}, target, watch)
+	case Sync:
+		return target.Sync()
+	case WriteTab:
+		return env.WriteTable(ctx, plan.Table)
+	case Reread:
+		esp, err := env.Reread(ctx)
+		if err == nil && esp != plan.ESP {
+			err = fmt.Errorf("the table that was read back has the ESP %q, want %q", esp, plan.ESP)
+		}
+		return err
+	case BootEntry:
+		watch.tolerate("making the firmware's boot entry; the firmware will look for the disk by itself", env.Platform().SetBootEntry(plan.Loader))
+		return nil
+	case Complete:
+		watch.tolerate("noting in the firmware that the machine is installed; remove the medium before the next start", env.Platform().SetInstallComplete(true))
+		return nil
+	case Unmark:
+		return errors.Join(target.Zero(ctx, MarkOffset, MarkSize), target.Sync())
+	case Leave:
+		return env.Platform().Leave(ctx, plan.Restart)
+	}
+	return fmt.Errorf("no such action: %q", step.Action)
+}
+
+func (o Observer) tolerate(doing string, err error) {
+	if err != nil && o.Warn != nil {
+		o.Warn(doing + ": " + err.Error())
+	}
+}
+
+// wipe takes the backup table first: a cut then leaves the old table, or none. The
+// mark is set before the rest of the gap is zeroed, and each part is durable before
+// the next.
+func wipe(ctx context.Context, plan Plan, env Env) error {
+	target := env.Target()
+	zero := func(offset, length int64) func() error {
+		return func() error { return target.Zero(ctx, offset, length) }
+	}
+	for _, act := range []func() error{
+		zero(plan.TargetSize-wipeSize, wipeSize), target.Sync,
+		zero(0, MarkOffset), target.Sync,
+		func() error { _, err := target.WriteAt(encodeMark(plan.ESP), MarkOffset); return err }, target.Sync,
+		zero(MarkOffset+MarkSize, wipeSize-MarkOffset-MarkSize), target.Sync,
+		func() error { return env.WipeSignatures(ctx) },
+	} {
+		if err := act(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shifted lets a reader begin at an offset of the disk.
+type shifted struct {
+	io.ReaderAt
+	by int64
+}
+
+func (s shifted) ReadAt(p []byte, offset int64) (int, error) {
+	return s.ReaderAt.ReadAt(p, offset-s.by)
+}
+
+// copyRange copies a range that was zeroed before: chunks of zeros are left out.
+// What was written is read back from the disk and compared by its SHA-256.
+func copyRange(ctx context.Context, step Step, from io.ReaderAt, to TargetDisk, watch Observer) error {
+	buffer := make([]byte, min(chunk, step.Size))
+	wrote, read := sha256.New(), sha256.New()
+	var written []int64
+	each := func(work func(offset int64, data []byte) error) error {
+		for done := int64(0); done < step.Size; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			data := buffer[:min(chunk, step.Size-done)]
+			if err := work(step.Offset+done, data); err != nil {
+				return fmt.Errorf("at byte %d: %w", step.Offset+done, err)
+			}
+			done += int64(len(data))
+		}
+		return nil
+	}
+	report := func(done int64) {
+		if watch.Progress != nil {
+			watch.Progress(string(step.Action)+" "+step.Name, done, step.Size)
+		}
+	}
+	err := each(func(offset int64, data []byte) error {
+		if err := readFull(from, data, offset); err != nil {
+			return fmt.Errorf("reading the medium: %w", err)
+		}
+		defer report(offset - step.Offset + int64(len(data)))
+		if bytes.Equal(data, zeros[:len(data)]) {
+			return nil
+		}
+		wrote.Write(data)
+		written = append(written, offset)
+		_, err := to.WriteAt(data, offset)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := to.Sync(); err != nil {
+		return err
+	}
+	err = each(func(offset int64, data []byte) error {
+		if len(written) == 0 || written[0] != offset {
+			return nil
+		}
+		written = written[1:]
+		if err := readFull(to, data, offset); err != nil {
+			return fmt.Errorf("reading back: %w", err)
+		}
+		read.Write(data)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(wrote.Sum(nil), read.Sum(nil)) {
+		return errors.New("what was read back is not what was written: the disk or the medium is faulty")
+	}
+	return nil
+}
+
+func readFull(from io.ReaderAt, data []byte, offset int64) error {
+	n, err := from.ReadAt(data, offset)
+	if n == len(data) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,183 @@
+package installer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	api "github.com/holdfast-os/holdfast/api/seed"
+	"github.com/holdfast-os/holdfast/internal/install"
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/internal/system/block"
+	"github.com/holdfast-os/holdfast/internal/system/efi"
+	"github.com/holdfast-os/holdfast/internal/system/run"
+)
+
+func write(t *testing.T, root, path, text string) {
+	t.Helper()
+	path = filepath.Join(root, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A machine that cannot be installed says everything that is wrong, at once, on its
+// console, and nothing on it is touched.
+func TestRun_MachineThatDoesNotFit_ShowsEveryProblem(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, efi.DefaultDir+"/SetupMode-"+efi.Global, "\x06\x00\x00\x00\x00")
+	write(t, root, "/sys/class/tpm/tpm0/tpm_version_major", "1\n")
+	write(t, root, "medium", "")
+	if err := os.Truncate(filepath.Join(root, "medium"), layout.Start(layout.ESP)+layout.MiB); err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	err := Run(context.Background(), Options{
+		Root: root, SourceDisk: filepath.Join(root, "medium"), Version: "202611220104",
+		Seed: &seed.Set{Install: &api.Install{}},
+		Console: func(level, message string) {
+			lines = append(lines, level+" "+strings.ReplaceAll(message, root, ""))
+		},
+		Runner: func(_ context.Context, c run.Command) (run.Result, error) {
+			if c.Name != "lsblk" {
+				t.Errorf("ran %s", c.Name)
+			}
+			return run.Result{Stdout: []byte(`{"blockdevices":[]}`)}, nil
+		},
+	})
+	var problems install.Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("got %v", err)
+	}
+	want := []string{
+		"error TPM: this is a TPM 1.2, and a TPM 2.0 is needed; look for a firmware update or a switch to TPM 2.0 in the firmware's setup",
+		"error Secure Boot: it is off; switch it on in the firmware's setup, with its keys reset to setup mode",
+		"error medium /medium: its partitions are not those of a Holdfast medium; write the medium again from the image",
+		"error the disks: no disk can be installed on; connect a disk of at least 20 GiB beside the medium",
+	}
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The target must not ask for another installation, and documents from outside win.
+func TestTargetSeed_ExternalDocuments_ReplaceThoseOfTheMedium(t *testing.T) {
+	var archive bytes.Buffer
+	err := seed.Write(&archive, &seed.Set{Install: &api.Install{ForceInstall: true},
+		Applications: &api.Applications{Applications: []api.Application{{Name: "old"}}}, Security: &api.Security{CustomCACerts: []string{"x"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	external := &seed.Set{Install: &api.Install{}, Applications: &api.Applications{Applications: []api.Application{{Name: "incus"}}}}
+	for name, test := range map[string]struct {
+		external bool
+		want     string
+	}{"medium alone": {false, "old"}, "external": {true, "incus"}} {
+		t.Run(name, func(t *testing.T) {
+			data, err := targetSeed(at{archive.Bytes(), layout.SeedOffset()}, Options{Seed: external, ExternalSeed: test.external})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := seed.Parse(bytes.NewReader(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := &seed.Set{Applications: &api.Applications{Applications: []api.Application{{Name: test.want}}}, Security: &api.Security{CustomCACerts: []string{"x"}}}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			if external.Install == nil {
+				t.Error("the caller's seed was changed")
+			}
+		})
+	}
+}
+
+// at is a disk with some bytes at an offset.
+type at struct {
+	data   []byte
+	offset int64
+}
+
+func (a at) ReadAt(p []byte, offset int64) (int, error) {
+	return bytes.NewReader(a.data).ReadAt(p, offset-a.offset)
+}
+
+func TestKind_WhatTheKernelSays_DecidesTheOrder(t *testing.T) {
+	for name, test := range map[string]struct {
+		disk block.Disk
+		want install.Kind
+	}{
+		"nvme":             {block.Disk{Type: "disk", Transport: "nvme"}, install.NVMe},
+		"sata":             {block.Disk{Type: "disk", Transport: "sata", Subsystems: "block:scsi:pci"}, install.SCSI},
+		"virtio":           {block.Disk{Type: "disk", Subsystems: "block:virtio:pci"}, install.Virtual},
+		"scsi over virtio": {block.Disk{Type: "disk", Subsystems: "block:scsi:virtio:pci"}, install.SCSI},
+		"emmc":             {block.Disk{Type: "disk", Major: 179, Name: "mmcblk0"}, install.MMC},
+		"emmc boot":        {block.Disk{Type: "disk", Major: 179, Name: "mmcblk0boot0"}, install.Other},
+		"multipath":        {block.Disk{Type: "mpath", Subsystems: "block:scsi:pci"}, install.SCSI},
+		"loop":             {block.Disk{Type: "loop", Subsystems: "block"}, install.Other},
+		"cd":               {block.Disk{Type: "rom", Subsystems: "block:scsi:pci"}, install.Other},
+	} {
+		if got := kind(test.disk); got != test.want {
+			t.Errorf("%s: got %d, want %d", name, got, test.want)
+		}
+	}
+}
+
+// A TPM that is a program on this machine proves nothing.
+func TestTPMVersion_RealAndEmulated_OnlyTheRealCounts(t *testing.T) {
+	root := t.TempDir()
+	if present, _, err := tpmVersion(root); present || err != nil {
+		t.Errorf("got %t, %v", present, err)
+	}
+	write(t, root, "/sys/class/tpm/tpm0/tpm_version_major", "2\n")
+	if present, major, err := tpmVersion(root); !present || major != 2 || err != nil {
+		t.Errorf("got %t, %d, %v", present, major, err)
+	}
+	virtual := t.TempDir()
+	write(t, virtual, "/sys/devices/virtual/tpm/tpm0/tpm_version_major", "2\n")
+	if err := os.MkdirAll(filepath.Join(virtual, "sys/class/tpm"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("../../devices/virtual/tpm/tpm0", filepath.Join(virtual, "sys/class/tpm/tpm0")); err != nil {
+		t.Fatal(err)
+	}
+	if present, _, err := tpmVersion(virtual); present || err != nil {
+		t.Errorf("got %t, %v", present, err)
+	}
+}
+
+func TestWaitGone_MediumRemoved_Returns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "medium")
+	write(t, "", path, "")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := waitGone(ctx, path, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := waitGone(context.Background(), path, time.Hour); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNewGUID_Random_HasTheForm(t *testing.T) {
+	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	if guid := newGUID(); !form.MatchString(guid) || guid == newGUID() {
+		t.Errorf("got %q", guid)
+	}
+}

@@ -1,0 +1,114 @@
+package lab
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/pem"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var somePEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("not really DER")})
+
+func members(t *testing.T, archive []byte) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	for r := tar.NewReader(bytes.NewReader(archive)); ; {
+		header, err := r.Next()
+		if err == io.EOF {
+			return got
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[header.Name] = string(raw)
+	}
+}
+
+// The seed makes the node install by itself, trust the lab and get its releases
+// from this computer; these are the documents that a node reads.
+func TestSeedArchive_WithReleaseServer_HoldsTheFourDocuments(t *testing.T) {
+	archive, err := seedArchive(seedInput{ClientCert: somePEM, UpdateCA: []byte("CA"), ReleasePort: 8123})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"install.json":      `{"force_reboot":true,"version":"1"}`,
+		"applications.json": `{"applications":[{"name":"incus"}],"version":"1"}`,
+		"incus.json": `{"apply_defaults":true,"preseed":{"certificates":[{"certificate":"bm90IHJlYWxseSBERVI=","name":"lab","type":"client"}],` +
+			`"config":{"core.https_address":":8443"}},"version":"1"}`,
+		"provider.json": `{"config":{"server_url":"http://10.0.2.2:8123","update_ca":"CA"},"name":"images","version":"1"}`,
+	}
+	if diff := cmp.Diff(want, members(t, archive)); diff != "" {
+		t.Errorf("seed (-want +got):\n%s", diff)
+	}
+	if got := string(archive[257:262]); got != "ustar" {
+		t.Errorf("bytes 257 to 261 are %q: a node takes that for no seed", got)
+	}
+}
+
+// A VM test changes one document and leaves the others alone.
+func TestSeedArchive_Replacements_AddChangeAndRemove(t *testing.T) {
+	archive, err := seedArchive(seedInput{ClientCert: somePEM, Replace: map[string]any{
+		"install": nil, "applications": object{"version": "1"}, "network": object{"version": "1"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := members(t, archive)
+	delete(got, "incus.json")
+	want := map[string]string{"applications.json": `{"version":"1"}`, "network.json": `{"version":"1"}`}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("seed (-want +got):\n%s", diff)
+	}
+}
+
+// The seed must land where a node looks for it, and nowhere else.
+func TestMakeMedium_Seed_LandsAtItsPlace(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "version"), []byte("202611220101\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	version, err := buildVersion(dir)
+	if err != nil || version != "202611220101" {
+		t.Fatalf("version %q, %v", version, err)
+	}
+	image := filepath.Join(dir, "Holdfast_202611220101.raw")
+	if err := os.WriteFile(image, []byte("boot"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	medium := filepath.Join(dir, "medium.raw")
+	if err := makeMedium(medium, dir, version, []byte("seed")); err == nil || !strings.Contains(err.Error(), "byte 2148532224") {
+		t.Errorf("an image without room for a seed: got %v", err)
+	}
+	if err := os.Truncate(image, 2148532224+1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeMedium(medium, dir, version, []byte("seed")); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(medium)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	start, seed := make([]byte, 4), make([]byte, 6)
+	if _, err := file.ReadAt(start, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.ReadAt(seed, 2148532223); err != nil {
+		t.Fatal(err)
+	}
+	if string(start) != "boot" || string(seed) != "\x00seed\x00" {
+		t.Errorf("the medium begins %q, around the seed it has %q", start, seed)
+	}
+}

@@ -1,0 +1,169 @@
+package layout_test
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-os/holdfast/internal/layout"
+)
+
+// The tools that customize IncusOS images write a seed at this very byte.
+func TestSeedOffset_IsWhereForeignToolsWrite(t *testing.T) {
+	if got := layout.SeedOffset(); got != 2148532224 {
+		t.Errorf("got %d, want 2148532224", got)
+	}
+}
+
+// Whoever changes a size sees here what it moves on every disk.
+func TestTable_Offsets_AreTheseBytes(t *testing.T) {
+	table, err := layout.Table("x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type row struct {
+		Label       string
+		Start, Size int64
+	}
+	var got []row
+	for _, p := range table {
+		got = append(got, row{p.Label, p.Start, p.Size})
+		if p.Start%4096 != 0 || p.Size%4096 != 0 {
+			t.Errorf("partition %d does not fit a disk with sectors of 4096", p.Number)
+		}
+	}
+	want := []row{
+		{"esp", 1048576, 2147483648},
+		{"seed-data", 2148532224, 104857600},
+		{"Holdfast_%_verity_sig", 2253389824, 16384},
+		{"Holdfast_%_verity", 2253406208, 67108864},
+		{"Holdfast_%", 2320515072, 2147483648},
+		{"_empty", 4467998720, 16384},
+		{"_empty", 4468015104, 67108864},
+		{"_empty", 4535123968, 2147483648},
+		{"swap", 6682607616, 1073741824},
+		{"root-x86-64", 7756349440, 4831838208},
+		{"local-data", 12588187648, 0},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The smallest disk must hold the system and leave room for instances.
+func TestTable_SmallestDisk_HasRoomForData(t *testing.T) {
+	if layout.Start(layout.LocalData) > layout.MaximumSystem {
+		t.Errorf("the system takes %d bytes", layout.Start(layout.LocalData))
+	}
+	if got := layout.LocalDataSize(layout.MinimumDisk); got != 8885600256 {
+		t.Errorf("got %d bytes for local-data", got)
+	}
+}
+
+// The first boot matches partitions by these files; a wrong one formats a disk.
+func TestRenderRepart_Node_RendersTheTable(t *testing.T) {
+	got, err := layout.RenderRepart("x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{
+		"00-esp.conf", "01-seed.conf", "10-usr-verity-sig.conf", "11-usr-verity.conf", "12-usr.conf",
+		"20-usr-verity-sig.conf", "21-usr-verity.conf", "22-usr.conf", "30-swap.conf", "40-root.conf", "50-local-data.conf",
+	}
+	if diff := cmp.Diff(names, slices.Sorted(maps.Keys(got))); diff != "" {
+		t.Error(diff)
+	}
+	for name, want := range map[string]string{
+		"00-esp.conf":            "[Partition]\nType=esp\nLabel=esp\nSizeMinBytes=2147483648\nSizeMaxBytes=2147483648\n",
+		"10-usr-verity-sig.conf": "[Partition]\nType=usr-x86-64-verity-sig\nLabel=%M_%A_verity_sig\nSizeMinBytes=16384\nSizeMaxBytes=16384\n",
+		"22-usr.conf":            "[Partition]\nType=usr-x86-64\nLabel=_empty\nSizeMinBytes=2147483648\nSizeMaxBytes=2147483648\nNoAuto=1\nWeight=2000\n",
+		"40-root.conf":           "[Partition]\nType=root-x86-64\nLabel=root-x86-64\nSizeMinBytes=4831838208\nSizeMaxBytes=4831838208\nFormat=ext4\nEncrypt=key-file+tpm2\n",
+		"50-local-data.conf":     "[Partition]\nType=linux-generic\nLabel=local-data\nSizeMinBytes=1073741824\n",
+	} {
+		if diff := cmp.Diff(want, got[name]); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// The medium's /usr must be findable by its root hash, and split out under a name
+// that carries its UUID.
+func TestRenderMediumRepart_Usr_IsVerityDataOfFixedSize(t *testing.T) {
+	got, err := layout.RenderMediumRepart("aarch64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "[Partition]\nType=usr-arm64\nLabel=%M_%A\nSizeMinBytes=2147483648\nSizeMaxBytes=2147483648\nFormat=erofs\n" +
+		"Verity=data\nVerityMatchKey=usr\nCopyFiles=/usr:/\nMinimize=off\nSplitName=%t.%U\n"
+	if diff := cmp.Diff(want, got["12-usr.conf"]); diff != "" || len(got) != 5 {
+		t.Errorf("%d files, %s", len(got), diff)
+	}
+}
+
+// A slot becomes bootable last, and only with three tries.
+func TestRenderSysupdate_Kernel_ComesLastWithThreeTries(t *testing.T) {
+	got, err := layout.RenderSysupdate("x86_64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"10-usr-verity-sig.transfer", "20-usr-verity.transfer", "30-usr.transfer", "40-uki.transfer"}
+	if diff := cmp.Diff(names, slices.Sorted(maps.Keys(got))); diff != "" {
+		t.Error(diff)
+	}
+	usr := "[Transfer]\nProtectVersion=%A\nVerify=no\n\n[Source]\nType=regular-file\nPath=/var/lib/updates\nMatchPattern=%M_@v.usr-x86-64.@u.raw\n\n" +
+		"[Target]\nType=partition\nPath=auto\nMatchPattern=%M_@v\nMatchPartitionType=usr-x86-64\nReadOnly=1\n"
+	uki := "[Transfer]\nProtectVersion=%A\nVerify=no\n\n[Source]\nType=regular-file\nPath=/var/lib/updates\nMatchPattern=%M_@v.efi\n\n" +
+		"[Target]\nType=regular-file\nPath=/EFI/Linux\nPathRelativeTo=esp\nMatchPattern=%M_@v+@l-@d.efi %M_@v+@l.efi %M_@v.efi\nMode=0444\nTriesLeft=3\nTriesDone=0\nInstancesMax=2\n"
+	if diff := cmp.Diff(usr+uki, got["30-usr.transfer"]+got["40-uki.transfer"]); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// An installed disk is found by the kernel through the UUIDs of the medium.
+func TestInstallTable_LargeSectors_CountsInThem(t *testing.T) {
+	uuids := map[int]string{
+		3: "33333333-0000-0000-0000-000000000000", 4: "44444444-0000-0000-0000-000000000000", 5: "55555555-0000-0000-0000-00000000000a",
+	}
+	got, err := layout.InstallTable(layout.TableOptions{Arch: "x86_64", Version: "202611220104", SectorSize: 4096, DiskSize: layout.MinimumDisk, UUIDs: uuids})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `label: gpt
+unit: sectors
+sector-size: 4096
+
+1 : start=256, size=524288, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name="esp"
+2 : start=524544, size=25600, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name="seed-data"
+3 : start=550144, size=4, type=E7BB33FB-06CF-4E81-8273-E543B413E2E2, uuid=33333333-0000-0000-0000-000000000000, name="Holdfast_202611220104_verity_sig"
+4 : start=550148, size=16384, type=77FF5F63-E7B6-4633-ACF4-1565B864C0E6, uuid=44444444-0000-0000-0000-000000000000, name="Holdfast_202611220104_verity"
+5 : start=566532, size=524288, type=8484680C-9521-48C6-9C11-B0720656F69E, uuid=55555555-0000-0000-0000-00000000000A, name="Holdfast_202611220104"
+6 : start=1090820, size=4, type=E7BB33FB-06CF-4E81-8273-E543B413E2E2, name="_empty"
+7 : start=1090824, size=16384, type=77FF5F63-E7B6-4633-ACF4-1565B864C0E6, name="_empty"
+8 : start=1107208, size=524288, type=8484680C-9521-48C6-9C11-B0720656F69E, name="_empty"
+`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A script with a hole in it must not reach the program that writes disks; what is
+// wrong with it is said at once.
+func TestInstallTable_BadOptions_NamesEveryProblem(t *testing.T) {
+	_, err := layout.InstallTable(layout.TableOptions{
+		Arch: "x86_64", Version: "1\", type=x", SectorSize: 520, DiskSize: 1,
+		UUIDs: map[int]string{3: "x, type=y", 4: "44444444-0000-0000-0000-000000000000"},
+	})
+	want := `making the partition table: sectors of 520 bytes: known are 512 and 4096
+release "1\", type=x" is not 12 digits
+the disk has 1 bytes, at least 21474836480 are needed
+UUID "x, type=y" of partition 3 is not one
+no UUID for partition 5`
+	if err == nil {
+		t.Fatal("no error")
+	}
+	if diff := cmp.Diff(want, err.Error()); diff != "" {
+		t.Error(diff)
+	}
+}

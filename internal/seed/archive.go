@@ -1,0 +1,240 @@
+package seed
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+)
+
+// member is one regular file of an archive.
+type member struct {
+	name string
+	data []byte
+}
+
+// Parse reads an archive from its first byte; what follows its end is not read.
+// No archive at all is Missing. With other errors (joined *Problem) the set holds
+// the documents that are sound, for a caller that can only report: a document with
+// a problem is never half there.
+func Parse(r io.Reader) (*Set, error) {
+	set := &Set{}
+	members, err := readMembers(r)
+	if err != nil {
+		return set, err
+	}
+	var problems []error
+	first := map[string]string{}
+	for _, m := range members {
+		name, known := seedName(m.name)
+		if name == "" {
+			continue
+		}
+		if !known {
+			problems = append(problems, &Problem{File: m.name, Rule: "unknown-seed", Text: unknownSeed(name)})
+			continue
+		}
+		if earlier, twice := first[name]; twice {
+			problems = append(problems, &Problem{File: m.name, Rule: "unique", Text: fmt.Sprintf("the archive also has %s: remove one of them", earlier)})
+			continue
+		}
+		first[name] = m.name
+		if err := set.Decode(m.name, m.data); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return set, errors.Join(problems...)
+}
+
+// readMembers reads the regular files of an archive, in their order.
+func readMembers(r io.Reader) ([]member, error) {
+	head := make([]byte, 512)
+	n, err := io.ReadFull(r, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, fmt.Errorf("reading the seed archive: %w", err)
+	}
+	if n < 262 || string(head[257:262]) != "ustar" {
+		return nil, Missing
+	}
+	limit := &limitedReader{r: io.MultiReader(bytes.NewReader(head[:n]), r), left: MaxArchive}
+	archive := tar.NewReader(limit)
+	var members []member
+	for count := 0; ; count++ {
+		header, err := archive.Next()
+		if err == io.EOF {
+			return members, nil
+		}
+		if err != nil {
+			return nil, archiveProblem(err)
+		}
+		if count >= MaxMembers {
+			return nil, &Problem{Rule: "limit", Text: fmt.Sprintf("the archive has more than %d members", MaxMembers)}
+		}
+		m, err := readMember(archive, header)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			members = append(members, *m)
+		}
+	}
+}
+
+// readMember is nil for what is no file.
+func readMember(archive *tar.Reader, header *tar.Header) (*member, error) {
+	name := strings.TrimPrefix(header.Name, "./")
+	if header.Typeflag != tar.TypeReg {
+		if seedNamed, known := seedName(name); known {
+			return nil, &Problem{File: name, Rule: "type", Text: fmt.Sprintf("the member for seed %s is not a regular file", seedNamed)}
+		}
+		return nil, nil
+	}
+	if header.Size > MaxMember {
+		return nil, &Problem{File: name, Rule: "limit", Text: fmt.Sprintf("%d bytes, at most %d are read", header.Size, MaxMember)}
+	}
+	data, err := io.ReadAll(io.LimitReader(archive, MaxMember+1))
+	if err != nil {
+		return nil, archiveProblem(err)
+	}
+	if len(data) > MaxMember {
+		return nil, &Problem{File: name, Rule: "limit", Text: fmt.Sprintf("more than %d bytes", MaxMember)}
+	}
+	return &member{name, data}, nil
+}
+
+func archiveProblem(err error) error {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return &Problem{Rule: "archive", Text: "the archive is cut off in the middle: write it again"}
+	case errors.Is(err, errTooLong):
+		return &Problem{Rule: "limit", Text: fmt.Sprintf("the archive is longer than %d bytes", MaxArchive)}
+	case errors.Is(err, tar.ErrHeader):
+		return &Problem{Rule: "archive", Text: "the archive is damaged: write it again"}
+	}
+	return fmt.Errorf("reading the seed archive: %w", err)
+}
+
+// seedName is the document that a member of that name holds. An empty name means
+// that the member is none of ours; known is false for one that looks like a seed
+// and is none.
+func seedName(file string) (name string, known bool) {
+	file = strings.TrimPrefix(file, "./")
+	ending := path.Ext(file)
+	if strings.Contains(file, "/") || !slices.Contains([]string{".json", ".yaml", ".yml"}, ending) {
+		return "", false
+	}
+	name = strings.TrimSuffix(file, ending)
+	if name == "" || strings.HasPrefix(name, ".") {
+		return "", false
+	}
+	return name, slices.Contains(Names(), name)
+}
+
+func unknownSeed(name string) string {
+	return fmt.Sprintf("no seed has this name%s", suggest(name, Names()))
+}
+
+// Write makes an archive: one JSON member per document, always the same bytes for
+// the same set. It ends with the end mark of tar, so that what an earlier, longer
+// archive left behind it is not read.
+func Write(w io.Writer, set *Set) error {
+	var members []member
+	for _, slot := range set.slots() {
+		if slot.field.IsNil() {
+			continue
+		}
+		data, err := json.MarshalIndent(slot.field.Interface(), "", "  ")
+		if err != nil {
+			return fmt.Errorf("encoding seed %s: %w", slot.name, err)
+		}
+		members = append(members, member{slot.name + ".json", append(data, '\n')})
+	}
+	return writeMembers(w, members)
+}
+
+// Merge copies an archive from r to w. The members of the documents named in
+// remove are left out; the documents of replace (nil for none) take the place of
+// the old ones; all else is kept as it is, byte by byte. No archive in r is an
+// empty one.
+//
+// The installer uses it twice in one: the target's seed must not ask for another
+// installation, and what an outside medium said replaces what the image said.
+func Merge(r io.Reader, w io.Writer, replace *Set, remove ...string) error {
+	members, err := readMembers(r)
+	if err != nil && !errors.Is(err, Missing) {
+		return err
+	}
+	drop := slices.Clone(remove)
+	var added bytes.Buffer
+	if replace != nil {
+		if err := Write(&added, replace); err != nil {
+			return err
+		}
+	}
+	fresh, err := readMembers(&added)
+	if err != nil && !errors.Is(err, Missing) {
+		return err
+	}
+	for _, m := range fresh {
+		name, _ := seedName(m.name)
+		drop = append(drop, name)
+	}
+	members = slices.DeleteFunc(members, func(m member) bool {
+		name, known := seedName(m.name)
+		return known && slices.Contains(drop, name)
+	})
+	return writeMembers(w, append(members, fresh...))
+}
+
+// Remove copies an archive from r to w without the named documents.
+func Remove(r io.Reader, w io.Writer, names ...string) error { return Merge(r, w, nil, names...) }
+
+func writeMembers(w io.Writer, members []member) error {
+	archive := tar.NewWriter(w)
+	if len(members) == 0 {
+		// An archive of nothing has no header to be known by; a partition that is
+		// read must still end in a mark, so two empty blocks are written.
+		return archive.Close()
+	}
+	for _, m := range members {
+		if len(m.data) > MaxMember {
+			return &Problem{File: m.name, Rule: "limit", Text: fmt.Sprintf("%d bytes, at most %d are read", len(m.data), MaxMember)}
+		}
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: m.name, Mode: 0o600, Size: int64(len(m.data)), Format: tar.FormatUSTAR}
+		if err := archive.WriteHeader(header); err != nil {
+			return fmt.Errorf("writing seed member %s: %w", m.name, err)
+		}
+		if _, err := archive.Write(m.data); err != nil {
+			return fmt.Errorf("writing seed member %s: %w", m.name, err)
+		}
+	}
+	if err := archive.Close(); err != nil {
+		return fmt.Errorf("ending the seed archive: %w", err)
+	}
+	return nil
+}
+
+var errTooLong = errors.New("too long")
+
+// limitedReader fails, where io.LimitReader would pretend that the end was reached.
+type limitedReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errTooLong
+	}
+	if int64(len(p)) > l.left {
+		p = p[:l.left]
+	}
+	n, err := l.r.Read(p)
+	l.left -= int64(n)
+	return n, err
+}

@@ -1,0 +1,226 @@
+// Package qemu describes, starts and steers virtual machines.
+//
+// A Machine is plain data; Args turns it into QEMU's arguments without looking at
+// anything else, so that the same Machine always gives the same virtual hardware.
+// That is what makes a saved memory image usable later: Save writes one, and a
+// Machine with Incoming set starts from it.
+//
+// QEMU runs detached, with a pid file. Two control sockets speak QMP, because QEMU
+// serves one client per socket: QMP for short commands by anybody, Events for
+// whoever watches the machine come up.
+//
+// The firmware facts behind the choices: Secure Boot needs the firmware build with
+// SMM, which works under software emulation; the same build without smm=on hangs
+// without a word. la57=off, because software emulation gains nothing from five page
+// levels.
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/holdfast-os/holdfast/internal/system/run"
+)
+
+// Tools says how to run a program of the tools tree and where its files are.
+type Tools interface {
+	Command(name string, args ...string) run.Command
+	File(name string) string
+}
+
+// Accel is how the guest's instructions are run.
+type Accel string
+
+// The accelerators.
+const (
+	// KVM runs them on this computer's processor.
+	KVM Accel = "kvm"
+	// TCG translates them in software: ten to thirty times slower, works everywhere.
+	TCG Accel = "tcg"
+)
+
+// Bus is how a disk is attached.
+type Bus string
+
+// The buses.
+const (
+	Virtio Bus = "virtio"
+	USB    Bus = "usb"
+	NVMe   Bus = "nvme"
+)
+
+// Disk is one disk of a machine.
+type Disk struct {
+	// ID names it inside QEMU: letters and digits.
+	ID string `json:"id"`
+	// Path is the image file.
+	Path string `json:"path"`
+	// Format is "raw" or "qcow2".
+	Format string `json:"format"`
+	// Serial is what the guest sees as its serial number; empty means none.
+	Serial string `json:"serial,omitempty"`
+	// Bus defaults to Virtio.
+	Bus Bus `json:"bus,omitempty"`
+	// BootIndex is its place in the boot order, from 0; below 0 it is not booted from.
+	BootIndex int `json:"boot_index"`
+	// Removable marks an install medium: it is not part of a snapshot.
+	Removable bool `json:"removable,omitempty"`
+}
+
+// Value is a named value handed to the guest by the firmware configuration device.
+type Value struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// Machine is everything that decides what the guest sees.
+type Machine struct {
+	// Name is shown in QEMU's process title.
+	Name string `json:"name"`
+	// Accel defaults to TCG.
+	Accel Accel `json:"accel"`
+	// CPUs is the number of processors, default 2.
+	CPUs int `json:"cpus"`
+	// MemoryMiB is the guest's memory, default 3072.
+	MemoryMiB int `json:"memory_mib"`
+	// BIOS starts it with SeaBIOS instead of UEFI: no Secure Boot, no variables.
+	BIOS bool `json:"bios,omitempty"`
+	// Vars is the machine's own copy of the firmware variables; needed unless BIOS.
+	Vars string `json:"vars,omitempty"`
+	// TPM is the control socket of its TPM; empty means no TPM.
+	TPM string `json:"tpm,omitempty"`
+	// Disks in the order the guest finds them.
+	Disks []Disk `json:"disks"`
+	// APIPort on 127.0.0.1 leads to the guest's port 8443; 0 means no forwarding.
+	APIPort int `json:"api_port,omitempty"`
+	// NoNetwork leaves out the network card.
+	NoNetwork bool `json:"no_network,omitempty"`
+	// Serial is the file the first serial port is appended to.
+	Serial string `json:"serial"`
+	// QMP and Events are the control sockets. Events may be empty.
+	QMP    string `json:"qmp"`
+	Events string `json:"events,omitempty"`
+	// ExecSocket leads to the guest's /dev/virtio-ports/lab.exec; empty means none.
+	ExecSocket string `json:"exec_socket,omitempty"`
+	// PIDFile and Log belong to the QEMU process.
+	PIDFile string `json:"pid_file"`
+	Log     string `json:"log"`
+	// SMBIOS are strings for the guest in SMBIOS type 11.
+	SMBIOS []string `json:"smbios,omitempty"`
+	// FWCfg are values such as opt/io.systemd.credentials/NAME.
+	FWCfg []Value `json:"fw_cfg,omitempty"`
+	// Incoming is a memory image to start from, paused; empty means a cold start.
+	Incoming string `json:"-"`
+}
+
+// Args are the arguments for qemu-system-x86_64.
+func Args(tools Tools, m Machine) []string {
+	var args []string
+	add := func(more ...string) { args = append(args, more...) }
+	add("-L", tools.File("usr/share/qemu"), "-L", tools.File("usr/share/seabios"))
+	add("-name", comma(m.Name), "-nodefaults", "-no-user-config", "-daemonize")
+	add("-pidfile", m.PIDFile, "-D", m.Log, "-d", "plugin")
+	add(platform(tools, m)...)
+	add("-display", "none", "-device", "VGA")
+	add("-chardev", "file,id=serial0,append=on,path="+comma(m.Serial), "-serial", "chardev:serial0")
+	add("-qmp", "unix:"+comma(m.QMP)+",server=on,wait=off")
+	if m.Events != "" {
+		add("-qmp", "unix:"+comma(m.Events)+",server=on,wait=off")
+	}
+	if m.TPM != "" {
+		add("-chardev", "socket,id=chrtpm,path="+comma(m.TPM))
+		add("-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-crb,tpmdev=tpm0")
+	}
+	add("-device", "qemu-xhci,id=xhci")
+	for _, d := range m.Disks {
+		add(disk(d)...)
+	}
+	add(network(m)...)
+	add("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0")
+	add("-device", "i6300esb")
+	if m.ExecSocket != "" {
+		add("-device", "virtio-serial-pci,id=vserial0")
+		add("-chardev", "socket,id=exec0,server=on,wait=off,path="+comma(m.ExecSocket))
+		add("-device", "virtserialport,bus=vserial0.0,chardev=exec0,name=lab.exec")
+	}
+	for _, text := range m.SMBIOS {
+		add("-smbios", "type=11,value="+comma(text))
+	}
+	for _, v := range m.FWCfg {
+		add("-fw_cfg", "name="+comma(v.Name)+",string="+comma(v.Text))
+	}
+	if m.Incoming != "" {
+		add("-incoming", "file:"+m.Incoming)
+	}
+	return args
+}
+
+func platform(tools Tools, m Machine) []string {
+	accel := "tcg,thread=multi,tb-size=512"
+	if m.Accel == KVM {
+		accel = "kvm"
+	}
+	board := "q35"
+	var firmware []string
+	if !m.BIOS {
+		board = "q35,smm=on"
+		code := tools.File("usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
+		firmware = []string{
+			"-global", "driver=cfi.pflash01,property=secure,value=on",
+			"-global", "ICH9-LPC.disable_s3=1",
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + comma(code),
+			"-drive", "if=pflash,unit=1,format=raw,file=" + comma(m.Vars),
+		}
+	}
+	args := []string{
+		"-machine", board, "-accel", accel, "-cpu", "max,la57=off",
+		"-smp", strconv.Itoa(or(m.CPUs, 2)), "-m", strconv.Itoa(or(m.MemoryMiB, 3072)),
+	}
+	return append(args, firmware...)
+}
+
+// disk attaches one disk. cache=unsafe never waits for this computer's disk: what
+// the guest has written is in the page cache, which survives the end of QEMU.
+func disk(d Disk) []string {
+	drive := fmt.Sprintf("if=none,id=%s,format=%s,cache=unsafe,discard=unmap,detect-zeroes=unmap,file=%s",
+		d.ID, d.Format, comma(d.Path))
+	device := "virtio-blk-pci,drive=" + d.ID
+	switch d.Bus {
+	case USB:
+		device = "usb-storage,bus=xhci.0,drive=" + d.ID
+	case NVMe:
+		device = "nvme,drive=" + d.ID
+	}
+	if d.Serial != "" {
+		device += ",serial=" + comma(d.Serial)
+	}
+	if d.Bus == USB && d.Removable {
+		device += ",removable=on"
+	}
+	if d.BootIndex >= 0 {
+		device += ",bootindex=" + strconv.Itoa(d.BootIndex)
+	}
+	return []string{"-drive", drive, "-device", device + ",id=dev-" + d.ID}
+}
+
+func network(m Machine) []string {
+	if m.NoNetwork {
+		return nil
+	}
+	netdev := "user,id=net0"
+	if m.APIPort != 0 {
+		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:8443", m.APIPort)
+	}
+	return []string{"-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,romfile="}
+}
+
+// comma escapes a value inside QEMU's comma-separated options.
+func comma(value string) string { return strings.ReplaceAll(value, ",", ",,") }
+
+func or(value, fallback int) int {
+	if value == 0 {
+		return fallback
+	}
+	return value
+}

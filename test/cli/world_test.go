@@ -1,0 +1,45 @@
+package cli_test
+
+// world is what the canned node answers, by path.
+var world = map[string]string{
+	"/1.0": `{"environment":{"hostname":"node1","machine_id":"0123456789abcdef0123456789abcdef",
+		"os_name":"Holdfast","os_version":"202611220104","os_version_next":"","system_is_ready":true,"uptime":11533}}`,
+	"/1.0/applications": `["/os/1.0/applications/debug","/os/1.0/applications/incus"]`,
+	"/1.0/applications/debug": `{"state":{"initialized":true,"is_primary":false,"friendly_version":"202611220104",
+		"version":"202611220104","available_versions":["202611220104"]},"config":{}}`,
+	"/1.0/applications/incus": `{"state":{"initialized":true,"is_primary":true,
+		"friendly_version":"7.0.2 [202611220104]","version":"202611220104",
+		"available_versions":["202611150104","202611220104"]},"config":{"lxcfs":{"cpu_shares":false,"load_average":true}}}`,
+	"/1.0/system": `["/os/1.0/system/network","/os/1.0/system/provider","/os/1.0/system/resources",
+		"/os/1.0/system/security","/os/1.0/system/storage","/os/1.0/system/update"]`,
+	"/1.0/system/security": `{"config":{"encryption_recovery_keys":["secret-one"]},"state":{
+		"encrypted_volumes":[{"volume":"root","state":"unlocked (TPM)"},{"volume":"swap","state":"unlocked (TPM)"}],
+		"encryption_recovery_keys_retrieved":false,"drive_recovery_keys":{},"pool_recovery_keys":{"local":"c2VjcmV0"},
+		"secure_boot_certificates":[{"type":"PK","fingerprint":"00112233445566778899aabbccddeeff","subject":"CN=Lab PK",
+		"issuer":"CN=Lab PK"}],"secure_boot_enabled":true,"system_state_is_trusted":true,
+		"system_state_status":"every part of the chain is in place","tpm_status":"ok","usr_root_hash":"abcd"}}`,
+	"/1.0/system/storage": `{"config":{"scrub_schedule":"0 4 * * 0"},"state":{
+		"drives":[{"id":"/dev/disk/by-id/virtio-holdfast-disk","model_name":"QEMU disk","bus":"virtio",
+		"capacity_in_bytes":21474836480,"boot":true,"member_pool":"local"}],
+		"pools":[{"name":"local","type":"zfs-raid0","devices":["/dev/vda11"],"managed":true,"state":"ONLINE",
+		"encryption_key_status":"available","raw_pool_size_in_bytes":8589934592,"usable_pool_size_in_bytes":8053063680,
+		"pool_allocated_space_in_bytes":1048576,"volumes":[]}],
+		"root_partition":{"size_in_bytes":4831838208,"available_in_bytes":4294967296}}}`,
+	"/1.0/system/network": `{"config":{"dns":{"hostname":"node1","domain":"example.org"}},"state":{"interfaces":{
+		"enp0s2":{"type":"interface","state":"routable","addresses":["10.0.2.15"],"hwaddr":"52:54:00:12:34:56",
+		"mtu":1500,"speed":"unknown","roles":["management"],"stats":{}}},"configuration_in_process":false}}`,
+	"/1.0/system/resources": `{"cpu":{"architecture":"x86_64","total":2},"memory":{"total":3221225472}}`,
+	"/1.0/system/update": `{"config":{"auto_reboot":false,"channel":"stable","check_frequency":"6h",
+		"maintenance_windows":[{"start_day_of_week":"Sunday","start_hour":2,"start_minute":0,
+		"end_day_of_week":"Sunday","end_hour":4,"end_minute":30}]},
+		"state":{"last_check":"2026-11-22T01:30:00Z","status":"up to date","needs_reboot":false}}`,
+	"/1.0/system/provider": `{"config":{"name":"images","config":{"server_url":"http://10.0.2.2:8080"}},
+		"state":{"registered":true}}`,
+	"/1.0/debug/boot": `{"phases":[{"name":"state","state":"done","started_at":9.5,"duration":0.02},
+		{"name":"network","state":"failed","started_at":9.6,"duration":60,"error":"no address on any interface"},
+		{"name":"applications","state":"waiting"}]}`,
+	"/1.0/debug/log": `[{"__REALTIME_TIMESTAMP":"1795309200123456","SYSLOG_IDENTIFIER":"holdfastd","_PID":"412",
+		"_SYSTEMD_UNIT":"holdfastd.service","MESSAGE":"the node is ready"},
+		{"__REALTIME_TIMESTAMP":"1795309201000000","SYSLOG_IDENTIFIER":"kernel","MESSAGE":[98,101,108,108,7,33]}]`,
+	"/1.0/debug/processes": `"USER PID COMMAND\nroot 1 /usr/lib/systemd/systemd\n"`,
+}
