@@ -6,11 +6,13 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo development)
+
 export CGO_ENABLED := 0
 export HOLDFAST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast
 LAB ?= default
 PROGRAMS := holdfast holdfastd holdfast-initrd
-GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags="-s -w"
+GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags="-s -w -X github.com/holdfast-os/holdfast/internal/cli.Version=$(VERSION)"
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +24,7 @@ programs: ## build bin/holdfast, bin/holdfastd, bin/holdfast-initrd
 
 build: programs ## build the image, its applications and the release tree
 	bin/holdfast image build
+	bin/holdfast release publish .build/release
 
 up: build ## install a node in a virtual machine and wait until it answers (FRESH=1: from the start)
 	bin/holdfast lab up $(LAB) $(if $(FRESH),--fresh)

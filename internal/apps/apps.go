@@ -120,14 +120,6 @@ type Record struct {
 	Config       api.ApplicationConfig `json:"config"`
 }
 
-// active is the release that should be merged now.
-func (r Record) active() string {
-	if r.Next != "" {
-		return r.Next
-	}
-	return r.Version
-}
-
 // State is the document of all installed applications, by name.
 type State map[string]Record
 

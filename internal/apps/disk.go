@@ -53,9 +53,6 @@ func (m *Manager) obtain(ctx context.Context, name string, release Release) erro
 		}
 		m.Log.Warn("image on disk is damaged and is fetched again", "application", name, "version", release.Version)
 	}
-	if err := os.MkdirAll(filepath.Dir(image), 0o700); err != nil {
-		return fmt.Errorf("making the folder of %s %s: %w", name, release.Version, err)
-	}
 	part := filepath.Join(filepath.Dir(image), "."+name+".part")
 	if err := m.fetch(ctx, name, release, part, image); err != nil {
 		return errors.Join(err, m.discard(part))
@@ -64,8 +61,11 @@ func (m *Manager) obtain(ctx context.Context, name string, release Release) erro
 }
 
 func (m *Manager) fetch(ctx context.Context, name string, release Release, part, image string) error {
-	if err := os.RemoveAll(part); err != nil {
-		return fmt.Errorf("removing an unfinished download: %w", err)
+	if err := m.discard(part); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(image), 0o700); err != nil {
+		return fmt.Errorf("making the folder of %s %s: %w", name, release.Version, err)
 	}
 	var progress func(int)
 	if m.Progress != nil {
@@ -89,10 +89,13 @@ func (m *Manager) fetch(ctx context.Context, name string, release Release, part,
 	return errors.Join(flush(filepath.Dir(image)), flush(filepath.Dir(filepath.Dir(image))))
 }
 
-// discard removes a file, and its folder when that is empty then.
+// discard removes a file, what a provider had not finished of it, and their folder when
+// that is empty then.
 func (m *Manager) discard(file string) error {
-	if err := os.RemoveAll(file); err != nil {
-		return fmt.Errorf("removing %s: %w", file, err)
+	for _, name := range []string{file, file + ".part"} {
+		if err := os.RemoveAll(name); err != nil {
+			return fmt.Errorf("removing %s: %w", name, err)
+		}
 	}
 	rest, err := os.ReadDir(filepath.Dir(file))
 	if err != nil || len(rest) > 0 {
@@ -114,7 +117,7 @@ func (m *Manager) prune(name string, keep []string) error {
 			failed = append(failed, m.discard(m.image(name, v)))
 		}
 	}
-	parts, err := filepath.Glob(filepath.Join(m.Root, imagesDirectory, "*", "."+name+".part"))
+	parts, err := filepath.Glob(filepath.Join(m.Root, imagesDirectory, "*", "."+name+".part*"))
 	failed = append(failed, err)
 	for _, part := range parts {
 		failed = append(failed, m.discard(part))

@@ -49,9 +49,9 @@ type Extensions interface {
 
 // Units controls services. Start of an active unit and Stop of a stopped one are no errors.
 type Units interface {
-	Start(ctx context.Context, unit string) error
-	Stop(ctx context.Context, unit string) error
-	Restart(ctx context.Context, unit string) error
+	Start(ctx context.Context, units ...string) error
+	Stop(ctx context.Context, units ...string) error
+	Restart(ctx context.Context, units ...string) error
 	IsActive(ctx context.Context, unit string) (bool, error)
 }
 

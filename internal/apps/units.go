@@ -86,7 +86,7 @@ func (m *Manager) ready(ctx context.Context, name string) error {
 	return nil
 }
 
-func (m *Manager) helpers(ctx context.Context, name string, units []string, do func(context.Context, string) error) {
+func (m *Manager) helpers(ctx context.Context, name string, units []string, do func(context.Context, ...string) error) {
 	for _, unit := range units {
 		if err := do(ctx, unit); err != nil {
 			m.Log.Warn("helper unit of an application", "application", name, "unit", unit, "error", err)

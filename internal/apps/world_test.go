@@ -158,14 +158,15 @@ func (w *world) Refresh(context.Context) error {
 	return nil
 }
 
-func (w *world) Start(ctx context.Context, unit string) error {
-	if w.active[unit] != "" {
+func (w *world) Start(ctx context.Context, units ...string) error {
+	if w.active[units[0]] != "" {
 		return nil
 	}
-	return w.Restart(ctx, unit)
+	return w.Restart(ctx, units...)
 }
 
-func (w *world) Restart(_ context.Context, unit string) error {
+func (w *world) Restart(_ context.Context, units ...string) error {
+	unit := units[0]
 	w.effect()
 	content := w.merged["incus"]
 	if content == "" {
@@ -179,9 +180,9 @@ func (w *world) Restart(_ context.Context, unit string) error {
 	return nil
 }
 
-func (w *world) Stop(_ context.Context, unit string) error {
+func (w *world) Stop(_ context.Context, units ...string) error {
 	w.effect()
-	delete(w.active, unit)
+	delete(w.active, units[0])
 	return nil
 }
 

@@ -49,8 +49,6 @@ type Env struct {
 	// StdinTerminal tells that a person types: `edit` then opens an editor, and what
 	// cannot be taken back is asked about.
 	StdinTerminal bool
-	// StdoutTerminal tells that a person reads.
-	StdoutTerminal bool
 	// Run starts programs; used for the editor.
 	Run run.Runner
 }
@@ -62,14 +60,13 @@ func System() (Env, error) {
 		return Env{}, fmt.Errorf("finding the working directory: %w", err)
 	}
 	return Env{
-		Getenv:         os.Getenv,
-		Dir:            dir,
-		Stdin:          os.Stdin,
-		Stdout:         os.Stdout,
-		Stderr:         os.Stderr,
-		StdinTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
-		StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
-		Run:            run.Host,
+		Getenv:        os.Getenv,
+		Dir:           dir,
+		Stdin:         os.Stdin,
+		Stdout:        os.Stdout,
+		Stderr:        os.Stderr,
+		StdinTerminal: term.IsTerminal(int(os.Stdin.Fd())),
+		Run:           run.Host,
 	}, nil
 }
 

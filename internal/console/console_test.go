@@ -1,7 +1,6 @@
 package console_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -85,7 +84,6 @@ func TestRender_Screens_AreAsDrawn(t *testing.T) {
 
 // device notes what it gets and tells the test.
 type device struct {
-	bytes.Buffer
 	wrote chan string
 }
 

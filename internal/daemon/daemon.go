@@ -230,3 +230,12 @@ func (d *Daemon) effectiveNetwork() osapi.NetworkConfig {
 
 // Boot gives the phases so far.
 func (d *Daemon) Boot() osapi.DebugBoot { return d.boot.Snapshot() }
+
+// Channel is the release channel that the node follows.
+func (d *Daemon) Channel() string {
+	update, err := d.config.getUpdate()
+	if err != nil {
+		return defaultUpdate().Channel
+	}
+	return update.Channel
+}

@@ -21,14 +21,7 @@ var (
 	providerDocument = state.Document{Name: "provider", Version: 1}
 	networkDocument  = state.Document{Name: "network", Version: 1}
 	securityDocument = state.Document{Name: "security", Version: 1}
-	seedDocument     = state.Document{Name: "seed", Version: 1}
 )
-
-// seedFlags is the document "seed": which seeds have been used up.
-type seedFlags struct {
-	// ApplicationsInstalled is true once everything the seed names was installed.
-	ApplicationsInstalled bool `json:"applications_installed"`
-}
 
 // securityFlags is the document "security".
 type securityFlags struct {
@@ -47,7 +40,6 @@ type config struct {
 	// network is nil until an owner or a seed has said something.
 	network  *osapi.NetworkConfig
 	security securityFlags
-	seed     seedFlags
 	// seeded says which documents exist.
 	seeded map[string]bool
 }
@@ -71,7 +63,6 @@ func (c *config) load(docs Documents, log *slog.Logger, damaged func(error)) err
 	}{
 		{updateDocument, &c.update}, {providerDocument, &c.provider},
 		{networkDocument, network}, {securityDocument, &c.security},
-		{seedDocument, &c.seed},
 	} {
 		found, err := docs.Load(d.doc, d.into)
 		if err != nil {
@@ -140,10 +131,6 @@ func (c *config) setNetwork(network *osapi.NetworkConfig) error {
 
 func (c *config) setSecurity(flags securityFlags) error {
 	return c.with(func() error { return save(c, securityDocument, &c.security, flags) })
-}
-
-func (c *config) setSeed(flags seedFlags) error {
-	return c.with(func() error { return save(c, seedDocument, &c.seed, flags) })
 }
 
 // save keeps a value on disk first, and in memory only when that worked.

@@ -64,6 +64,9 @@ type Facts interface {
 	Storage(ctx context.Context) (osapi.StorageState, error)
 	// Warnings are what an owner should know at once, as an untrusted state.
 	Warnings(ctx context.Context) ([]string, error)
+	// Fingerprint is the SHA-256 of the certificate that a client will see; empty while
+	// there is none.
+	Fingerprint(ctx context.Context) (string, error)
 }
 
 // Requirements looks whether this machine can be a node at all.
@@ -142,6 +145,9 @@ type Apps interface {
 type AppUpdates interface {
 	// StartAll starts and initializes every installed application.
 	StartAll(ctx context.Context) error
+	// Ensure installs what the node should have and does not: on a node without
+	// applications those that the seed names, and a primary one in any case.
+	Ensure(ctx context.Context, seeded []string) error
 	// Check brings one application to the newest release of the channel.
 	Check(ctx context.Context, name string) error
 }
@@ -184,7 +190,11 @@ type Display interface {
 type Identity struct {
 	Environment osapi.Environment
 	Addresses   []string
-	Warnings    []string
+	// Applications are the installed ones with their version.
+	Applications []string
+	Warnings     []string
+	// Fingerprint is the SHA-256 of the certificate that a client will see.
+	Fingerprint string
 }
 
 // Notify speaks to the service manager.

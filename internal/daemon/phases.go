@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,9 +9,6 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 )
-
-// defaultApplication is what a node without a word from its seed runs.
-const defaultApplication = "incus"
 
 // showEvery is how often the console looks for new addresses.
 const showEvery = 30 * time.Second
@@ -152,34 +148,21 @@ func (d *Daemon) seedUpdate(ctx context.Context) error {
 	return d.config.setUpdate(*update)
 }
 
-// startApplications starts what is installed. At the first start it installs what the
-// seed names, and Incus when it names nothing.
+// startApplications starts what is installed, and installs what is missing.
 func (d *Daemon) startApplications(ctx context.Context) error {
 	if err := d.machine.AppUpdates.StartAll(ctx); err != nil {
 		return err
 	}
-	if d.config.has(seedDocument) {
-		return nil
-	}
-	wanted, err := d.machine.Seed.Applications(ctx)
+	seeded, err := d.machine.Seed.Applications(ctx)
 	if err != nil {
 		return err
 	}
-	if len(wanted) == 0 {
-		wanted = []string{defaultApplication}
-	}
-	for _, name := range wanted {
-		d.machine.Display.Progress("installing application "+name, 0, 0)
-		if err := d.machine.Apps.Add(ctx, name); err != nil && !errors.Is(err, ErrConflict) {
-			return fmt.Errorf("installing application %s: %w", name, err)
-		}
-	}
-	return d.config.setSeed(seedFlags{ApplicationsInstalled: true})
+	return d.machine.AppUpdates.Ensure(ctx, seeded)
 }
 
 func (d *Daemon) becomeReady(ctx context.Context) error {
-	d.showIdentity(ctx)
 	d.ready.Store(true)
+	d.showIdentity(ctx)
 	d.machine.Display.Progress("ready", 0, 0)
 	d.log.Info("system is ready")
 	d.notify("status", d.machine.Notify.Status("ready"))
@@ -202,11 +185,36 @@ func (d *Daemon) showIdentity(ctx context.Context) {
 		d.log.Warn("console without addresses", "error", err)
 	}
 	shown.Addresses = addresses(network)
+	if shown.Fingerprint, err = d.machine.Facts.Fingerprint(ctx); err != nil {
+		d.log.Warn("console without the certificate's fingerprint", "error", err)
+	}
 	// On an install medium nothing is kept, and so nothing is there to be retrieved.
 	if flags, err := d.config.getSecurity(); err == nil && !flags.RecoveryKeysRetrieved {
 		shown.Warnings = append(shown.Warnings, "the recovery keys have not been retrieved: holdfast node system security show")
 	}
+	shown.Applications = d.applicationTitles(ctx)
 	d.machine.Display.Identity(shown)
+}
+
+// applicationTitles are the installed applications as "incus 7.0.2 [202611220104]".
+func (d *Daemon) applicationTitles(ctx context.Context) []string {
+	if !d.ready.Load() {
+		return nil
+	}
+	names, err := d.machine.Apps.List(ctx)
+	if err != nil {
+		d.log.Warn("console without applications", "error", err)
+	}
+	titles := make([]string, 0, len(names))
+	for _, name := range names {
+		app, err := d.machine.Apps.Show(ctx, name)
+		if err != nil {
+			d.log.Warn("console without an application", "application", name, "error", err)
+			continue
+		}
+		titles = append(titles, strings.TrimSpace(name+" "+app.State.FriendlyVersion))
+	}
+	return titles
 }
 
 // keepShowing brings the console up to date until the context ends: addresses change.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	"github.com/holdfast-os/holdfast/internal/system/luks"
@@ -28,7 +27,7 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return MakeEtc(info)
+		return NewHost(HostOptions{}).MakeEtc(info)
 	case "failed":
 		return Failed(ctx, run.Host, out)
 	default:
@@ -48,7 +47,7 @@ func commandRoot(ctx context.Context, out io.Writer) error {
 	if err := CheckCommandLine(string(cmdline), string(signed)); err != nil {
 		return err
 	}
-	host := Host{Run: run.Host, Wait: 10 * time.Minute}
+	host := NewHost(HostOptions{})
 	say := func(line string) { fmt.Fprintln(out, line) }
 	keys := Keys{RecoveryKey: func() (string, error) { return luks.NewRecoveryKey(rand.Reader) }, MachineID: NewMachineID}
 	info, err := OpenRoot(ctx, host, keys, say)

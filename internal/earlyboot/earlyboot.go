@@ -48,14 +48,15 @@ type Disk struct {
 type Machine interface {
 	// SystemDisk waits for the disk that the boot loader was read from.
 	SystemDisk(ctx context.Context) (Disk, error)
-	// HasInstallSeed reads the seed partition.
+	// HasInstallSeed reads the seed partition. An error means that it cannot be told.
 	HasInstallSeed(ctx context.Context, device string) (bool, error)
 	// Partition makes the partitions that are missing; new volumes open with the key.
 	Partition(ctx context.Context, disk string, recoveryKey string) error
 	// RemovePartitions deletes partitions by number.
 	RemovePartitions(ctx context.Context, disk string, numbers ...int) error
 	// Unlock opens the root volume and mounts it at /sysroot. With ask it asks a person
-	// for the recovery key until it is right, else only the TPM is tried.
+	// for the recovery key until it is right, else only the TPM is tried. No key that
+	// opens is ErrLocked; any other error would be the same with another key.
 	Unlock(ctx context.Context, device string, ask bool) error
 	// Root gives the files of /sysroot.
 	Root() RootFiles
@@ -99,50 +100,72 @@ func OpenRoot(ctx context.Context, m Machine, keys Keys, say func(string)) (boot
 	info := bootinfo.Info{Mode: bootinfo.Node, BootDisk: disk.Path, ESP: disk.Partitions[partESP]}
 	install, err := m.HasInstallSeed(ctx, disk.Partitions[partSeed])
 	if err != nil {
-		return info, fmt.Errorf("reading the seed on %s: %w", disk.Partitions[partSeed], err)
+		err = fmt.Errorf("reading the seed on %s: %w", disk.Partitions[partSeed], err)
+		if disk.Partitions[partRoot] == "" {
+			return info, fmt.Errorf("%w; whether this is an install medium cannot be told, so nothing is written to it", err)
+		}
+		say(fmt.Sprintf("This node starts without its seed: %v", err))
 	}
 	if install {
 		say("This is an install medium: the system runs in memory.")
 		info.Mode = bootinfo.Install
 		return info, m.Root().MountTemporary()
 	}
-	if disk.Partitions[partRoot] != "" {
-		info.RootUnlock, err = unlock(ctx, m, disk.Partitions[partRoot], say)
-		if err != nil {
-			return info, err
-		}
-		handed, err := m.Root().Exists(MachineIDFile)
-		if err != nil {
-			return info, fmt.Errorf("looking into the root volume: %w", err)
-		}
-		if handed {
-			return info, nil
-		}
-		say("The first boot was interrupted: making the root volume again.")
-		if err := m.Root().Unmount(ctx); err != nil {
-			return info, fmt.Errorf("closing the unfinished root volume: %w", err)
-		}
-		if err := m.RemovePartitions(ctx, disk.Path, partSwap, partRoot, partData); err != nil {
-			return info, fmt.Errorf("removing the unfinished partitions of %s: %w", disk.Path, err)
-		}
-		// PCR 15 carries the unfinished volume's key now; the new one needs it at zero.
-		return info, ErrStartAgain
+	if disk.Partitions[partRoot] == "" {
+		info.FirstBoot, info.RootUnlock = true, bootinfo.TPM
+		return info, firstBoot(ctx, m, disk, keys, say)
 	}
-	info.FirstBoot, info.RootUnlock = true, bootinfo.TPM
-	return info, firstBoot(ctx, m, disk, keys, say)
+	info.RootUnlock, err = unlock(ctx, m, disk.Partitions[partRoot], say)
+	if err != nil {
+		return info, err
+	}
+	handed, err := m.Root().Exists(MachineIDFile)
+	if err != nil {
+		return info, fmt.Errorf("looking into the root volume: %w", err)
+	}
+	if handed {
+		return info, nil
+	}
+	say("The first boot was interrupted: making the root volume again.")
+	return info, startOver(ctx, m, disk)
+}
+
+// startOver removes what an interrupted first boot made. It ends with ErrStartAgain:
+// PCR 15 carries the unfinished volume's key now, and the new one needs it at zero.
+func startOver(ctx context.Context, m Machine, disk Disk) error {
+	if err := m.Root().Unmount(ctx); err != nil {
+		return fmt.Errorf("closing the unfinished root volume: %w", err)
+	}
+	var numbers []int
+	for _, number := range []int{partSwap, partRoot, partData} {
+		if disk.Partitions[number] != "" { // sfdisk refuses a number that is not there
+			numbers = append(numbers, number)
+		}
+	}
+	if err := m.RemovePartitions(ctx, disk.Path, numbers...); err != nil {
+		return fmt.Errorf("removing the unfinished partitions of %s: %w", disk.Path, err)
+	}
+	return ErrStartAgain
 }
 
 // ErrStartAgain asks for a restart: what was unfinished is gone, and the next boot
 // begins with it.
 var ErrStartAgain = errors.New("an unfinished first boot was cleared away; the machine starts again")
 
+// ErrLocked means that no key at hand opens the root volume.
+var ErrLocked = errors.New("the root volume stays locked")
+
 func unlock(ctx context.Context, m Machine, device string, say func(string)) (bootinfo.Unlock, error) {
 	err := m.Unlock(ctx, device, false)
 	if err == nil {
 		return bootinfo.TPM, nil
 	}
+	if !errors.Is(err, ErrLocked) {
+		return "", fmt.Errorf("opening %s: %w", device, err)
+	}
 	say(fmt.Sprintf("The TPM does not open %s: %v", device, err))
 	say("The firmware, its keys or the machine itself changed. Enter a recovery key of this node.")
+	say("If this node never finished its first start, it has none yet: install it again.")
 	if err := m.Unlock(ctx, device, true); err != nil {
 		return "", fmt.Errorf("opening %s with a recovery key: %w", device, err)
 	}

@@ -22,18 +22,18 @@ const factoryEtc = "usr/share/factory/etc"
 // node ever drifts from its release: what an owner configures is kept in
 // /var/lib/incus-os and applied at each start. It also leaves the unit that mounts
 // the ESP at /boot, by its device: a label could be on a second disk as well.
-func MakeEtc(info bootinfo.Info) error {
-	target := sysroot + "/etc"
+func (h Host) MakeEtc(info bootinfo.Info) error {
+	target := filepath.Join(h.paths.Sysroot, "etc")
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("making %s: %w", target, err)
 	}
-	if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64M"); err != nil {
+	if err := h.mounts.Mount("tmpfs", target, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0755,size=64M"); err != nil {
 		return fmt.Errorf("mounting a tmpfs at %s: %w", target, err)
 	}
-	if err := copyTree("/sysusr/"+factoryEtc, target); err != nil {
+	if err := copyTree(filepath.Join(h.paths.Sysusr, factoryEtc), target); err != nil {
 		return fmt.Errorf("copying the template of /etc: %w", err)
 	}
-	id, err := machineID(info)
+	id, err := h.machineID(info)
 	if err != nil {
 		return err
 	}
@@ -43,22 +43,25 @@ func MakeEtc(info bootinfo.Info) error {
 	if info.Mode == bootinfo.Install {
 		return nil
 	}
-	return writeBootMount(info.ESP)
+	return h.writeBootMount(info.ESP)
 }
 
-func machineID(info bootinfo.Info) (string, error) {
+func (h Host) machineID(info bootinfo.Info) (string, error) {
 	if info.Mode == bootinfo.Install {
 		return NewMachineID()
 	}
-	raw, err := os.ReadFile(filepath.Join(sysroot, MachineIDFile))
+	raw, err := os.ReadFile(filepath.Join(h.paths.Sysroot, MachineIDFile))
 	if err != nil {
 		return "", fmt.Errorf("reading the machine id: %w", err)
 	}
 	return strings.TrimSpace(string(raw)), nil
 }
 
-func writeBootMount(esp string) error {
-	const dir = "/run/systemd/system"
+func (h Host) writeBootMount(esp string) error {
+	if esp == "" {
+		return errors.New("the note of early boot names no EFI system partition")
+	}
+	dir := filepath.Join(h.paths.Run, "systemd/system")
 	unit := "[Unit]\nDescription=EFI system partition\nDefaultDependencies=no\n" +
 		"Conflicts=umount.target\nBefore=local-fs.target umount.target\n\n" +
 		"[Mount]\nWhat=" + esp + "\nWhere=/boot\nType=vfat\nOptions=rw,nodev,nosuid,noexec,nosymfollow,umask=0077\n"

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
@@ -39,14 +40,37 @@ func Failed(ctx context.Context, runner run.Runner, out io.Writer) error {
 func failure(units, lines string) string {
 	var b strings.Builder
 	b.WriteString("\n  Holdfast could not start.\n\n  What failed:\n")
-	for line := range strings.Lines(strings.TrimSpace(units)) {
-		if name, _, found := strings.Cut(strings.TrimSpace(line), " "); found {
-			b.WriteString("    " + name + "\n")
+	for line := range strings.Lines(units) {
+		if words := strings.Fields(line); len(words) > 0 {
+			b.WriteString("    " + printable(words[0]) + "\n")
 		}
 	}
 	b.WriteString("  What was said last:\n")
-	for line := range strings.Lines(strings.TrimSpace(lines)) {
-		b.WriteString("    " + strings.TrimSpace(line) + "\n")
+	for line := range strings.Lines(lines) {
+		if text := printable(strings.TrimSpace(line)); text != "" {
+			b.WriteString("    " + text + "\n")
+		}
+	}
+	return b.String()
+}
+
+// maxFailureLine is how much of a line of the journal is shown, in characters.
+const maxFailureLine = 300
+
+// printable takes away what could move the cursor or colour the screen: the journal
+// holds text from devices and file systems.
+func printable(line string) string {
+	var b strings.Builder
+	count := 0
+	for _, r := range line {
+		if !unicode.IsPrint(r) {
+			r = '?'
+		}
+		if count++; count > maxFailureLine {
+			b.WriteString("...")
+			break
+		}
+		b.WriteRune(r)
 	}
 	return b.String()
 }

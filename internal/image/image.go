@@ -19,7 +19,9 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-os/holdfast/internal/layout"
@@ -32,7 +34,8 @@ type Options struct {
 	Root string
 	// Cache is where everything that can be made again lives.
 	Cache string
-	// Version is the release, a UTC time as YYYYMMDDhhmm; default now.
+	// Version is the release, a UTC time as YYYYMMDDhhmm; default now, or the one that
+	// is there when nothing changed.
 	Version string
 	// Now is the clock; default time.Now.
 	Now func() time.Time
@@ -40,11 +43,14 @@ type Options struct {
 	Out io.Writer
 	// Run starts the steps' programs; default run.Host.
 	Run run.Runner
+	// Every starts a clock that ticks until stop is called; default time.NewTicker.
+	Every func(time.Duration) (ticks <-chan time.Time, stop func())
 }
 
 // step is one program in image/steps.
 type step struct {
 	name string
+	// does is what the step does, as in "still building ...".
 	does string
 	// usually is how long it takes on two cores from nothing.
 	usually time.Duration
@@ -55,32 +61,37 @@ var steps = []step{
 	{"versions", "looking up Debian's versions", 10 * time.Second},
 	{"keys", "making the keys of development", 5 * time.Second},
 	{"zfs-modules", "building ZFS' kernel modules", 10 * time.Minute},
-	{"image", "building the image and its applications", 6 * time.Minute},
+	{imageStep, "building the image and its applications", 6 * time.Minute},
 }
+
+// imageStep fills .build/out; the steps before it make what it needs.
+const imageStep = "image"
+
+// progressEvery is how often a step that takes long says that it is alive.
+const progressEvery = time.Minute
+
+var versionForm = regexp.MustCompile(`^[0-9]{12}$`)
 
 // Build makes what is missing or out of date in .build/out, and says in which version
 // it is there. Nothing changed means nothing done.
 func Build(ctx context.Context, o Options) (string, error) {
+	wanted := o.Version
 	o = o.withDefaults()
+	if !versionForm.MatchString(o.Version) {
+		return "", fmt.Errorf("building version %q: a version is a UTC time as YYYYMMDDhhmm, 12 digits", o.Version)
+	}
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return "", fmt.Errorf("making the cache %s: %w (set HOLDFAST_CACHE to a folder that can be written to)", o.Cache, err)
 	}
 	for _, s := range steps {
-		if s.name == "image" {
-			version, err := o.current()
-			if err != nil {
-				return "", err
-			}
-			if version != "" {
-				fmt.Fprintf(o.Out, "image %s is up to date\n", version)
-				return version, nil
-			}
+		if s.name == imageStep {
+			return o.buildImage(ctx, s, wanted)
 		}
 		if err := o.do(ctx, s); err != nil {
 			return "", err
 		}
 	}
-	return o.Version, o.remember()
+	return "", errors.New("no step makes the image")
 }
 
 func (o Options) withDefaults() Options {
@@ -96,7 +107,38 @@ func (o Options) withDefaults() Options {
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
+	if o.Every == nil {
+		o.Every = func(d time.Duration) (<-chan time.Time, func()) {
+			ticker := time.NewTicker(d)
+			return ticker.C, ticker.Stop
+		}
+	}
 	return o
+}
+
+// buildImage does the last step, unless what it would make is there. The key is taken
+// before the step and forgotten while it runs: a file that is changed meanwhile, or a
+// step that is cut, makes the next build do it again.
+func (o Options) buildImage(ctx context.Context, s step, wanted string) (string, error) {
+	key, err := o.key()
+	if err != nil {
+		return "", err
+	}
+	version := o.current(key)
+	if version != "" && (wanted == "" || wanted == version) {
+		fmt.Fprintf(o.Out, "image %s is up to date\n", version)
+		return version, nil
+	}
+	if err := os.Remove(o.out("key")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("forgetting the image before this one: %w", err)
+	}
+	if err := o.do(ctx, s); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(o.out("key"), []byte(key), 0o644); err != nil {
+		return "", fmt.Errorf("noting what the image was made of: %w", err)
+	}
+	return o.Version, nil
 }
 
 // do runs one step; all that its programs say goes into a log beside the build.
@@ -107,45 +149,60 @@ func (o Options) do(ctx context.Context, s step) error {
 	}
 	fmt.Fprintf(o.Out, "%s (usually up to %s) ...\n", s.does, s.usually)
 	begun := o.Now()
-	result, err := o.Run(ctx, run.Command{
-		Name: filepath.Join(o.Root, "image", "steps", s.name),
-		Dir:  o.Root,
-		Env:  []string{"HOLDFAST_ROOT=" + o.Root, "HOLDFAST_CACHE=" + o.Cache, "VERSION=" + o.Version},
-	})
+	result, err := o.runAndTell(ctx, s, begun)
 	logErr := os.WriteFile(log, append(result.Stdout, result.Stderr...), 0o644)
 	if err != nil {
 		return errors.Join(fmt.Errorf("%s: %w\nthe whole log is %s; run the same command again to go on from here", s.does, err, log), logErr)
 	}
+	if logErr != nil {
+		return fmt.Errorf("writing the log of %s: %w", s.does, logErr)
+	}
 	fmt.Fprintf(o.Out, "%s: done in %s\n", s.does, o.Now().Sub(begun).Round(time.Second))
-	return logErr
-}
-
-// current gives the version in .build/out when it was made of what is here now.
-func (o Options) current() (string, error) {
-	key, err := o.key()
-	if err != nil {
-		return "", err
-	}
-	have, err := os.ReadFile(filepath.Join(o.Root, ".build", "out", "key"))
-	if err != nil || string(have) != key {
-		return "", nil // never built, or out of date
-	}
-	version, err := os.ReadFile(filepath.Join(o.Root, ".build", "out", "version"))
-	if err != nil {
-		return "", nil
-	}
-	return string(version[:max(len(version)-1, 0)]), nil
-}
-
-func (o Options) remember() error {
-	key, err := o.key()
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(o.Root, ".build", "out", "key"), []byte(key), 0o644); err != nil {
-		return fmt.Errorf("noting what the image was made of: %w", err)
-	}
 	return nil
+}
+
+// runAndTell runs the step's program, and says every minute that it still runs.
+func (o Options) runAndTell(ctx context.Context, s step, begun time.Time) (run.Result, error) {
+	type end struct {
+		result run.Result
+		err    error
+	}
+	ended := make(chan end, 1)
+	ticks, stop := o.Every(progressEvery)
+	defer stop()
+	go func() {
+		result, err := o.Run(ctx, run.Command{
+			Name: filepath.Join(o.Root, "image", "steps", s.name),
+			Dir:  o.Root,
+			Env:  []string{"HOLDFAST_ROOT=" + o.Root, "HOLDFAST_CACHE=" + o.Cache, "VERSION=" + o.Version},
+		})
+		ended <- end{result, err}
+	}()
+	for {
+		select {
+		case e := <-ended:
+			return e.result, e.err
+		case <-ticks:
+			fmt.Fprintf(o.Out, "still %s, %s of usually up to %s\n", s.does, o.Now().Sub(begun).Round(time.Second), s.usually)
+		}
+	}
+}
+
+// out is a file beside the image.
+func (o Options) out(name string) string { return filepath.Join(o.Root, ".build", "out", name) }
+
+// current gives the version in .build/out when it was made of what has the key. A file
+// that cannot be read counts as missing: the image is then made again.
+func (o Options) current(key string) string {
+	have, err := os.ReadFile(o.out("key"))
+	if err != nil || string(have) != key {
+		return ""
+	}
+	version, err := os.ReadFile(o.out("version"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(version))
 }
 
 // key is a digest of everything that the image is made of.
@@ -169,31 +226,44 @@ func (o Options) key() (string, error) {
 	return hex.EncodeToString(digest.Sum(nil)), nil
 }
 
+// hashTree adds a file, or all files and links of a folder, with their names and modes.
 func hashTree(digest io.Writer, root, name string) error {
 	return filepath.WalkDir(filepath.Join(root, name), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return fmt.Errorf("reading what the image is made of: %w", err)
 		}
-		if !entry.Type().IsRegular() {
-			return nil
-		}
 		relative, err := filepath.Rel(root, path)
 		if err != nil {
 			return err
 		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
+		if err := hashEntry(digest, path, relative, entry.Type()); err != nil {
+			return fmt.Errorf("reading what the image is made of: %w", err)
 		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(digest, "%s %o %d\n", relative, info.Mode().Perm(), info.Size())
-		_, err = io.Copy(digest, f)
-		return err
+		return nil
 	})
+}
+
+func hashEntry(digest io.Writer, path, name string, kind fs.FileMode) error {
+	if kind == fs.ModeSymlink {
+		target, err := os.Readlink(path)
+		fmt.Fprintf(digest, "%s -> %s\n", name, target)
+		return err
+	}
+	if !kind.IsRegular() {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(digest, "%s %o %d\n", name, info.Mode().Perm(), info.Size())
+	_, err = io.Copy(digest, f)
+	return err
 }
 
 // Render writes the files of the image's configuration that are not written by hand

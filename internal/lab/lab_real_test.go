@@ -57,7 +57,7 @@ func TestLab_RunningMachineSaved_ComesBackFromItsSnapshot(t *testing.T) {
 	var said bytes.Buffer
 	info, err := l.Up(ctx, Options{
 		Name: "tiny", NoWait: true, Progress: &said,
-		Hardware: Hardware{NoMedium: true, DiskGiB: []int{1}, MemoryMiB: 128, Accel: qemu.TCG},
+		Hardware: Hardware{NoMedium: true, DiskGiB: []int{1}, MemoryMiB: 128, Accel: qemu.TCG, SMBIOS: execSMBIOS()},
 	})
 	check(err)
 	if !info.Running {

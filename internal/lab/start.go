@@ -225,11 +225,11 @@ func (l *Lab) restore(ctx context.Context, d dir) (state, error) {
 	limited, cancel := context.WithTimeout(ctx, saveLimit)
 	defer cancel()
 	client, err := qemu.Dial(limited, d.file("qmp.sock"))
-	if err != nil {
-		return state{}, err
+	if err == nil {
+		defer func() { _ = client.Close() }() // the answer to the last command is in
+		err = client.ResumeLoaded(limited)
 	}
-	defer func() { _ = client.Close() }() // the answer to the last command is in
-	if err := client.ResumeLoaded(limited); err != nil {
+	if err != nil {
 		return state{}, fmt.Errorf("restoring the snapshot: %w (see %s; --fresh installs anew)", err, d.file("qemu.log"))
 	}
 	return s, nil

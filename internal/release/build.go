@@ -25,7 +25,7 @@ type artifact struct {
 }
 
 var (
-	usrForm         = regexp.MustCompile(`^usr-(x86-64|arm64)(-verity|-verity-sig)?\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.raw$`)
+	usrForm         = regexp.MustCompile(`^usr-(x86-64|arm64)(-verity|-verity-sig)?\.([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})\.raw$`)
 	applicationForm = regexp.MustCompile(`^[a-z][a-z0-9]*([.-][a-z0-9]+)*$`)
 )
 

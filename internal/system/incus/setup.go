@@ -2,11 +2,14 @@ package incus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
+
+	"github.com/holdfast-os/holdfast/api/seed"
 )
 
 const (
@@ -26,6 +29,26 @@ type Seed struct {
 	Preseed map[string]any
 }
 
+// FromDocument takes over the seed document named incus; nil, for a node without one,
+// asks for the defaults.
+func FromDocument(document *seed.Incus) (Seed, error) {
+	if document == nil {
+		return Seed{ApplyDefaults: true}, nil
+	}
+	result := Seed{ApplyDefaults: document.ApplyDefaults}
+	if document.Preseed == nil {
+		return result, nil
+	}
+	text, err := json.Marshal(document.Preseed)
+	if err != nil {
+		return Seed{}, fmt.Errorf("reading the preseed of the incus seed: %w", err)
+	}
+	if err := json.Unmarshal(text, &result.Preseed); err != nil {
+		return Seed{}, fmt.Errorf("reading the preseed of the incus seed: %w", err)
+	}
+	return result, nil
+}
+
 // Setup sets up a daemon.
 type Setup struct {
 	Client *Client
@@ -37,15 +60,15 @@ type Setup struct {
 
 // Initialize applies a seed to a daemon that is ready. It may be repeated; what is there
 // already stays. An error names the part of the seed that Incus refused.
-func (s *Setup) Initialize(ctx context.Context, seed Seed) error {
-	p, err := parsePreseed(seed.Preseed)
+func (s *Setup) Initialize(ctx context.Context, wanted Seed) error {
+	p, err := parsePreseed(wanted.Preseed)
 	if err != nil {
 		return err
 	}
 	if err := s.Client.apply(ctx, p); err != nil {
 		return err
 	}
-	if seed.ApplyDefaults {
+	if wanted.ApplyDefaults {
 		if err := s.storage(ctx, len(p.StoragePools) > 0); err != nil {
 			return fmt.Errorf("applying the default storage: %w", err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/system/incus"
 )
 
@@ -120,7 +121,7 @@ func TestInitialize_NothingToDo_ListensAllTheSame(t *testing.T) {
 func TestInitialize_FullPreseedTwice_IsAppliedAndDefaultsStayAway(t *testing.T) {
 	d, c := newDaemon(t)
 	certificate := base64.StdEncoding.EncodeToString([]byte("hello"))
-	seed := incus.Seed{ApplyDefaults: true, Preseed: map[string]any{
+	wanted := incus.Seed{ApplyDefaults: true, Preseed: map[string]any{
 		"config":          map[string]any{"core.https_address": ":8443"},
 		"networks":        []any{map[string]any{"name": "br7", "type": "bridge", "config": map[string]any{"ipv4.nat": true, "bridge.mtu": 1400}}, map[string]any{"name": "inner", "project": "lab"}},
 		"storage_pools":   []any{map[string]any{"name": "fast", "driver": "zfs", "config": map[string]any{"source": "tank"}}},
@@ -142,12 +143,16 @@ func TestInitialize_FullPreseedTwice_IsAppliedAndDefaultsStayAway(t *testing.T) 
 		`storage-pools/fast/volumes/custom/data {"config":{},"devices":{}}`,
 	}
 	for range 2 {
-		if err := setup(c, true).Initialize(background, seed); err != nil {
+		if err := setup(c, true).Initialize(background, wanted); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, d.snapshot()); diff != "" {
 			t.Fatal(diff)
 		}
+	}
+	// Writing a network again, even unchanged, restarts its daemons.
+	if d.writes != 9 {
+		t.Errorf("%d writes, want 8 by the first call and only the config by the second", d.writes)
 	}
 }
 
@@ -203,5 +208,28 @@ func TestReady_NoDaemon_EndsWithTheContext(t *testing.T) {
 	cancel()
 	if err := incus.New(filepath.Join(t.TempDir(), "none")).Ready(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A node without a seed gets the defaults; one with a seed gets what is written there.
+func TestFromDocument_SeedOrNone_GivesTheWish(t *testing.T) {
+	for name, c := range map[string]struct {
+		document *seed.Incus
+		want     incus.Seed
+	}{
+		"none":  {nil, incus.Seed{ApplyDefaults: true}},
+		"empty": {&seed.Incus{}, incus.Seed{}},
+		"preseed": {
+			&seed.Incus{ApplyDefaults: true, Preseed: &seed.IncusPreseed{Config: map[string]any{"core.https_address": ":1"}}},
+			incus.Seed{ApplyDefaults: true, Preseed: map[string]any{"config": map[string]any{"core.https_address": ":1"}}},
+		},
+	} {
+		got, err := incus.FromDocument(c.document)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }

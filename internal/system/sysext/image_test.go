@@ -25,6 +25,7 @@ const (
 	usrVerity    = "77ff5f63-e7b6-4633-acf4-1565b864c0e6"
 	usrSignature = "e7bb33fb-06cf-4e81-8273-e543b413e2e2"
 	rootData     = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
+	rootVerity   = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5"
 	espType      = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 )
 

@@ -1,0 +1,382 @@
+package daemon_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/daemon"
+	"github.com/holdfast-os/holdfast/internal/state"
+)
+
+// world is a machine in memory. What happens to it is told through the channel events,
+// when somebody listens, and kept in order.
+type world struct {
+	mu       sync.Mutex
+	events   []string
+	happened chan string
+	failures map[string][]error // what a call answers next, by name; then it works
+	block    map[string]chan struct{}
+
+	installMode bool
+	apps        map[string]osapi.ApplicationConfig
+	seed        struct {
+		update   *osapi.UpdateConfig
+		provider *osapi.ProviderConfig
+		network  *osapi.NetworkConfig
+		apps     []string
+	}
+	query    daemon.LogQuery
+	provider osapi.ProviderConfig
+	shown    daemon.Identity
+	messages []string
+}
+
+func newWorld() *world {
+	return &world{apps: map[string]osapi.ApplicationConfig{}, failures: map[string][]error{}, block: map[string]chan struct{}{},
+		happened: make(chan string, 1000)}
+}
+
+// did notes a call and gives the failure that is planned for it.
+func (w *world) did(name string) error {
+	w.mu.Lock()
+	w.events = append(w.events, name)
+	var err error
+	if planned := w.failures[name]; len(planned) > 0 {
+		err, w.failures[name] = planned[0], planned[1:]
+	}
+	block := w.block[name]
+	w.mu.Unlock()
+	w.happened <- name
+	if block != nil {
+		<-block
+	}
+	return err
+}
+
+func (w *world) wait(t *testing.T, name string) {
+	t.Helper()
+	limit := time.After(20 * time.Second)
+	for {
+		select {
+		case got := <-w.happened:
+			if got == name {
+				return
+			}
+		case <-limit:
+			t.Fatalf("%q did not happen; events: %q", name, w.log())
+		}
+	}
+}
+
+func (w *world) log() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.events)
+}
+
+type fakeFacts struct{ *world }
+
+func (fakeFacts) Environment(context.Context) (osapi.Environment, error) {
+	return osapi.Environment{Hostname: "node1", MachineID: "0123456789abcdef0123456789abcdef", OSName: "Holdfast", OSVersion: "202611220104", Uptime: 61}, nil
+}
+
+func (fakeFacts) Resources(context.Context) (any, error) { return map[string]int{"cpu": 2}, nil }
+
+func (fakeFacts) Storage(context.Context) (osapi.StorageState, error) {
+	return osapi.StorageState{Drives: []osapi.Drive{}, Pools: []osapi.Pool{{Name: "local", State: "ONLINE"}}}, nil
+}
+
+func (fakeFacts) Warnings(context.Context) ([]string, error) { return []string{"using swtpm"}, nil }
+
+func (fakeFacts) Fingerprint(context.Context) (string, error) { return "3b8a", nil }
+
+type fakeRequirements struct{ *world }
+
+func (f fakeRequirements) Check(context.Context) ([]string, error) { return nil, f.did("requirements") }
+
+type fakeInstaller struct{ *world }
+
+func (f fakeInstaller) Wanted(context.Context) (bool, error) { return f.installMode, nil }
+
+func (f fakeInstaller) Run(ctx context.Context, show daemon.Display) error {
+	if err := f.did("install"); err != nil {
+		return err
+	}
+	<-ctx.Done() // the machine restarts
+	return ctx.Err()
+}
+
+type fakeSeed struct{ *world }
+
+func (f fakeSeed) Update(context.Context) (*osapi.UpdateConfig, error) { return f.seed.update, nil }
+
+func (f fakeSeed) Provider(context.Context) (*osapi.ProviderConfig, error) {
+	return f.seed.provider, nil
+}
+
+func (f fakeSeed) Network(context.Context) (*osapi.NetworkConfig, error) { return f.seed.network, nil }
+
+func (f fakeSeed) Applications(context.Context) ([]string, error) { return f.seed.apps, nil }
+
+type fakeSecurity struct{ *world }
+
+func (f fakeSecurity) Prepare(context.Context) error { return f.did("recovery-keys") }
+
+func (fakeSecurity) Show(context.Context) (osapi.Security, error) {
+	return osapi.Security{Config: osapi.SecurityConfig{EncryptionRecoveryKeys: []string{"cbdefghi"}}}, nil
+}
+
+type fakeNetwork struct{ *world }
+
+func (f fakeNetwork) Apply(_ context.Context, config *osapi.NetworkConfig) (osapi.NetworkConfig, error) {
+	if err := f.did("network"); err != nil {
+		return osapi.NetworkConfig{}, err
+	}
+	if config == nil {
+		return osapi.NetworkConfig{Interfaces: []osapi.NetworkInterface{{Name: "eth0", Hwaddr: "52:54:00:12:34:56", Addresses: []string{"dhcp4", "slaac"}}}}, nil
+	}
+	return *config, nil
+}
+
+func (fakeNetwork) State(_ context.Context, config osapi.NetworkConfig) (osapi.NetworkState, error) {
+	if len(config.Interfaces) == 0 {
+		return osapi.NetworkState{}, errors.New("networkd does not run")
+	}
+	return osapi.NetworkState{Interfaces: map[string]osapi.NetworkInterfaceState{"eth0": {State: "routable", Addresses: []string{"10.0.2.15"}}}}, nil
+}
+
+type fakeExtensions struct{ *world }
+
+func (f fakeExtensions) Refresh(context.Context) error { return f.did("extensions") }
+
+type fakePools struct{ *world }
+
+func (f fakePools) Ensure(context.Context) error { return f.did("pools") }
+
+type fakeProvider struct{ *world }
+
+func (f fakeProvider) Use(_ context.Context, config osapi.ProviderConfig) error {
+	if config.Name != "images" {
+		return fmt.Errorf("%w: config.name: %q is not a provider", daemon.ErrInvalid, config.Name)
+	}
+	if err := f.did("provider"); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.provider = config
+	return nil
+}
+
+type fakeApps struct{ *world }
+
+func (f fakeApps) List(context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.apps)), nil
+}
+
+func (f fakeApps) Add(_ context.Context, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, installed := f.apps[name]
+	switch {
+	case installed:
+		return fmt.Errorf("%w: application incus is already installed", daemon.ErrConflict)
+	case name == "openfga":
+		return fmt.Errorf("%w: openfga comes with a later release", daemon.ErrUnsupported)
+	case name != "incus":
+		return fmt.Errorf("%w: there is no application %q", daemon.ErrInvalid, name)
+	}
+	f.apps[name] = osapi.ApplicationConfig{}
+	return nil
+}
+
+func (f fakeApps) Show(_ context.Context, name string) (osapi.Application, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	config, ok := f.apps[name]
+	if !ok {
+		return osapi.Application{}, fmt.Errorf("%w: application %q is not installed", daemon.ErrNotFound, name)
+	}
+	return osapi.Application{State: osapi.ApplicationState{IsPrimary: true, FriendlyVersion: "7.0.2 [202611220104]"}, Config: config}, nil
+}
+
+func (f fakeApps) Configure(_ context.Context, name string, config osapi.ApplicationConfig) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.apps[name] = config
+	return nil
+}
+
+func (f fakeApps) Restart(_ context.Context, name string) error { return f.did("restart " + name) }
+
+func (f fakeApps) Remove(ctx context.Context, name string) error {
+	if _, err := f.Show(ctx, name); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: cannot remove the primary application", daemon.ErrInvalid)
+}
+
+func (f fakeApps) StartAll(context.Context) error { return f.did("applications") }
+
+func (f fakeApps) Ensure(_ context.Context, seeded []string) error {
+	f.mu.Lock()
+	for _, name := range seeded {
+		f.apps[name] = osapi.ApplicationConfig{}
+	}
+	f.mu.Unlock()
+	return f.did("ensure")
+}
+
+func (f fakeApps) Check(_ context.Context, name string) error { return f.did("check " + name) }
+
+type fakePower struct{ *world }
+
+func (f fakePower) Poweroff(context.Context) error { return f.did("poweroff") }
+
+func (f fakePower) Reboot(context.Context) error { return f.did("reboot") }
+
+func (f fakePower) Suspend(context.Context) error { return f.did("suspend") }
+
+type fakeDiagnosis struct{ *world }
+
+func (f fakeDiagnosis) Log(_ context.Context, query daemon.LogQuery) ([]json.RawMessage, error) {
+	if query.Boot == "--follow" {
+		return nil, fmt.Errorf("%w: boot", daemon.ErrInvalid)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.query = query
+	return []json.RawMessage{json.RawMessage(`{"MESSAGE":"hello"}`)}, nil
+}
+
+func (fakeDiagnosis) Processes(context.Context) (string, error) { return "PID 1 init\n", nil }
+
+type fakeDisplay struct{ *world }
+
+func (f fakeDisplay) Start(context.Context) error { return f.did("console") }
+
+func (f fakeDisplay) Message(level, text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.messages = append(f.messages, level+": "+text)
+}
+
+func (fakeDisplay) Progress(string, int64, int64) {}
+
+func (f fakeDisplay) Identity(shown daemon.Identity) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.shown = shown
+}
+
+type fakeNotify struct{ *world }
+
+func (f fakeNotify) Ready() error { return f.did("notify ready") }
+
+func (f fakeNotify) Status(text string) error { return f.did("status " + text) }
+
+func (fakeNotify) Stopping() error { return nil }
+
+func (fakeNotify) Watchdog() (time.Duration, error) { return 0, nil }
+
+func (f fakeNotify) Alive() error { return f.did("alive") }
+
+// memory is Documents without a disk.
+type memory struct {
+	mu   sync.Mutex
+	docs map[string][]byte
+	fail error
+}
+
+func (m *memory) Load(doc state.Document, into any) (state.Loaded, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	text, ok := m.docs[doc.Name]
+	if !ok {
+		return state.Loaded{}, nil
+	}
+	return state.Loaded{Found: true}, json.Unmarshal(text, into)
+}
+
+func (m *memory) Save(doc state.Document, value any) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
+	text, err := json.Marshal(value)
+	m.docs[doc.Name] = text
+	return err
+}
+
+// clock goes on only when a test says so: each pause is offered on pauses, and ends when
+// the test sends on tick.
+type clock struct {
+	pauses chan time.Duration
+	tick   chan time.Time
+}
+
+func newClock() *clock {
+	return &clock{pauses: make(chan time.Duration, 1000), tick: make(chan time.Time)}
+}
+
+func (c *clock) clock() daemon.Clock {
+	return daemon.Clock{
+		SinceBoot: func() time.Duration { return 1500 * time.Millisecond },
+		Now:       func() time.Time { return time.Date(2026, 11, 22, 1, 4, 0, 0, time.UTC) },
+		After: func(d time.Duration) <-chan time.Time {
+			c.pauses <- d
+			return c.tick
+		},
+	}
+}
+
+type fixture struct {
+	*world
+	clock  *clock
+	docs   *memory
+	daemon *daemon.Daemon
+	root   string
+	stop   func()
+}
+
+// start runs a daemon on a world until the test ends.
+func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixture {
+	t.Helper()
+	f := &fixture{world: w, clock: newClock(), docs: &memory{docs: map[string][]byte{}}, root: t.TempDir()}
+	if docs == nil {
+		docs = func() (daemon.Documents, error) { return f.docs, w.did("state") }
+	}
+	f.daemon = daemon.New(daemon.Options{
+		Root: f.root, Documents: docs, Clock: f.clock.clock(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Machine: daemon.Machine{
+			Facts: fakeFacts{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
+			Security: fakeSecurity{w}, Network: fakeNetwork{w}, Extensions: fakeExtensions{w}, Pools: fakePools{w},
+			Provider: fakeProvider{w}, Apps: fakeApps{w}, AppUpdates: fakeApps{w}, Power: fakePower{w},
+			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Notify: fakeNotify{w},
+		},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- f.daemon.Run(ctx) }()
+	f.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(f.stop)
+	return f
+}

@@ -1,0 +1,338 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	apirelease "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/apps"
+	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/release"
+	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/internal/state"
+)
+
+// providerImages is the provider of this release.
+const providerImages = "images"
+
+func architecture() string {
+	if runtime.GOARCH == "arm64" {
+		return layout.AArch64
+	}
+	return layout.X86_64
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// poolKeys are the keys of ZFS pools, by pool.
+func (h *Host) poolKeys() (map[string]string, error) {
+	paths, err := filepath.Glob(filepath.Join(stateDir, "zpool.*.key"))
+	if err != nil {
+		return nil, fmt.Errorf("listing the keys of pools: %w", err)
+	}
+	keys := map[string]string{}
+	for _, path := range paths {
+		key, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the key of a pool: %w", err)
+		}
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "zpool."), ".key")
+		keys[name] = base64.StdEncoding.EncodeToString(key)
+	}
+	return keys, nil
+}
+
+// certificateFingerprint gives the SHA-256 of the first certificate that is there; empty
+// when none is.
+func certificateFingerprint(paths ...string) (string, error) {
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("reading the certificate of Incus: %w", err)
+		}
+		found, _ := pem.Decode(text)
+		if found == nil {
+			return "", fmt.Errorf("reading the certificate of Incus: %s holds none", path)
+		}
+		sum := sha256.Sum256(found.Bytes)
+		return hex.EncodeToString(sum[:]), nil
+	}
+	return "", nil
+}
+
+// hostSeed is Seed: the archive on the disk that the machine was started from.
+type hostSeed struct{ *Host }
+
+// read gives the seed, read once; without an archive an empty one.
+func (h hostSeed) read(ctx context.Context) (*seed.Set, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.seed != nil {
+		return h.seed, nil
+	}
+	set, err := h.parse(ctx)
+	if err == nil {
+		h.seed = set
+	}
+	return set, err
+}
+
+// parse reads the seed partition. On a node a document with a mistake is shown and left
+// out, since a node cannot wait for somebody to mend it.
+func (h hostSeed) parse(ctx context.Context) (*seed.Set, error) {
+	device, err := h.partition(ctx, layout.Seed)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(device)
+	if err != nil {
+		return nil, fmt.Errorf("opening the seed partition: %w", err)
+	}
+	defer f.Close()
+	set, err := seed.Parse(bufio.NewReaderSize(f, 1<<20))
+	switch {
+	case errors.Is(err, seed.Missing):
+		return &seed.Set{}, nil
+	case err != nil && (h.info.Mode == bootinfo.Install || set == nil):
+		return nil, fmt.Errorf("reading the seed: %w", err)
+	case err != nil:
+		h.log.Error("parts of the seed are left out", "error", err)
+		h.display.Message("warning", "the seed: "+err.Error())
+	}
+	return set, nil
+}
+
+func (h hostSeed) Update(ctx context.Context) (*osapi.UpdateConfig, error) {
+	set, err := h.read(ctx)
+	if err != nil || set.Update == nil {
+		return nil, err
+	}
+	return &set.Update.UpdateConfig, nil
+}
+
+func (h hostSeed) Provider(ctx context.Context) (*osapi.ProviderConfig, error) {
+	set, err := h.read(ctx)
+	if err != nil || set.Provider == nil {
+		return nil, err
+	}
+	return &set.Provider.ProviderConfig, nil
+}
+
+func (h hostSeed) Network(ctx context.Context) (*osapi.NetworkConfig, error) {
+	set, err := h.read(ctx)
+	if err != nil || set.Network == nil {
+		return nil, err
+	}
+	return &set.Network.NetworkConfig, nil
+}
+
+func (h hostSeed) Applications(ctx context.Context) ([]string, error) {
+	set, err := h.read(ctx)
+	if err != nil || set.Applications == nil {
+		return nil, err
+	}
+	var names []string
+	for _, application := range set.Applications.Applications {
+		names = append(names, application.Name)
+	}
+	return names, nil
+}
+
+// providerSource is Provider, and the release.Provider of the applications: the release
+// tree that is configured at the moment.
+type providerSource struct {
+	userAgent string
+
+	mu     sync.Mutex
+	source release.Provider
+}
+
+// Use takes the configuration of the provider "images". Without a server the node runs
+// what it has; asking for a release then says what to configure.
+func (p *providerSource) Use(_ context.Context, config osapi.ProviderConfig) error {
+	problems := checkProvider(config)
+	if len(problems) > 0 {
+		return fmt.Errorf("%w: %s", ErrInvalid, strings.Join(problems, "; "))
+	}
+	var source release.Provider
+	if server := config.Config["server_url"]; server != "" {
+		made, err := release.NewSource(release.Options{
+			ServerURL: server, UpdateCA: []byte(config.Config["update_ca"]), UserAgent: p.userAgent})
+		if err != nil {
+			return fmt.Errorf("%w: config.config: %w", ErrInvalid, err)
+		}
+		source = made
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.source = source
+	return nil
+}
+
+// checkProvider gives every problem, each with its path.
+func checkProvider(config osapi.ProviderConfig) []string {
+	var problems []string
+	if config.Name != providerImages {
+		problems = append(problems, fmt.Sprintf("config.name: %q is not a provider of this release, which has %q", config.Name, providerImages))
+	}
+	known := []string{"server_url", "update_ca"}
+	var unknown []string
+	for key := range config.Config {
+		if !slices.Contains(known, key) {
+			unknown = append(unknown, key)
+		}
+	}
+	slices.Sort(unknown)
+	for _, key := range unknown {
+		problems = append(problems, fmt.Sprintf("config.config.%s: unknown, the provider %q has %s", key, providerImages, strings.Join(known, " and ")))
+	}
+	server, ca := config.Config["server_url"], config.Config["update_ca"]
+	if (server == "") != (ca == "") {
+		problems = append(problems, "config.config: server_url and update_ca go together: set both or none")
+	}
+	if parsed, err := url.Parse(server); server != "" && (err != nil || parsed.Host == "") {
+		problems = append(problems, "config.config.server_url: it is not a URL, as \"https://releases.example.org/os\"")
+	}
+	if found, _ := pem.Decode([]byte(ca)); ca != "" && (found == nil || found.Type != "CERTIFICATE") {
+		problems = append(problems, "config.config.update_ca: it is not a certificate in PEM form")
+	}
+	return problems
+}
+
+func (p *providerSource) current() (release.Provider, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.source == nil {
+		return nil, errors.New("no release server is configured: set config.server_url and config.update_ca of /1.0/system/provider, or of the seed named provider")
+	}
+	return p.source, nil
+}
+
+// Latest asks the configured server.
+func (p *providerSource) Latest(ctx context.Context, channel, arch, running string) (apirelease.Update, error) {
+	source, err := p.current()
+	if err != nil {
+		return apirelease.Update{}, err
+	}
+	return source.Latest(ctx, channel, arch, running)
+}
+
+// Fetch downloads from the configured server.
+func (p *providerSource) Fetch(ctx context.Context, update apirelease.Update, file apirelease.File, dst string, progress release.Progress) error {
+	source, err := p.current()
+	if err != nil {
+		return err
+	}
+	return source.Fetch(ctx, update, file, dst, progress)
+}
+
+// appStore keeps what the node remembers of its applications.
+type appStore struct{ *Host }
+
+var applicationsDocument = state.Document{Name: "applications", Version: 1}
+
+func (s appStore) Load() (apps.State, error) {
+	store, err := s.openStore()
+	if err != nil {
+		return nil, err
+	}
+	found := apps.State{}
+	loaded, err := store.Load(applicationsDocument, &found)
+	if loaded.Damage != nil {
+		s.log.Error("state document damaged, its last copy is used", "document", applicationsDocument.Name, "error", loaded.Damage)
+	}
+	return found, err
+}
+
+func (s appStore) Save(value apps.State) error {
+	store, err := s.openStore()
+	if err != nil {
+		return err
+	}
+	return store.Save(applicationsDocument, value)
+}
+
+// hostExtensions is Extensions.
+type hostExtensions struct{ manager *apps.Manager }
+
+func (h hostExtensions) Refresh(ctx context.Context) error { return h.manager.Merge(ctx) }
+
+// hostApps is Apps and AppUpdates, with errors that choose the HTTP code.
+type hostApps struct{ manager *apps.Manager }
+
+func (h hostApps) List(context.Context) ([]string, error) { return h.manager.List() }
+
+// Add answers 400, not 404, for a name that no application has.
+func (h hostApps) Add(ctx context.Context, name string) error {
+	err := h.manager.Add(ctx, name)
+	if errors.Is(err, apps.ErrUnknown) {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return appError(err)
+}
+
+func (h hostApps) Show(ctx context.Context, name string) (osapi.Application, error) {
+	application, err := h.manager.Show(ctx, name)
+	return application, appError(err)
+}
+
+func (h hostApps) Configure(ctx context.Context, name string, config osapi.ApplicationConfig) error {
+	return appError(h.manager.Configure(ctx, name, config))
+}
+
+func (h hostApps) Restart(ctx context.Context, name string) error {
+	return appError(h.manager.Restart(ctx, name))
+}
+
+func (h hostApps) Remove(ctx context.Context, name string) error {
+	return appError(h.manager.Remove(ctx, name))
+}
+
+func (h hostApps) StartAll(ctx context.Context) error { return h.manager.StartAll(ctx) }
+
+func (h hostApps) Ensure(ctx context.Context, seeded []string) error {
+	return h.manager.Ensure(ctx, seeded)
+}
+
+func (h hostApps) Check(ctx context.Context, name string) error {
+	_, err := h.manager.CheckUpdate(ctx, name)
+	return err
+}
+
+func appError(err error) error {
+	for _, pair := range []struct{ cause, kind error }{
+		{apps.ErrUnknown, ErrNotFound}, {apps.ErrNotInstalled, ErrNotFound}, {apps.ErrInstalled, ErrConflict},
+		{apps.ErrPrimary, ErrInvalid}, {apps.ErrSecondPrimary, ErrInvalid}, {apps.ErrNeeded, ErrConflict},
+		{apps.ErrUnsupported, ErrUnsupported},
+	} {
+		if errors.Is(err, pair.cause) {
+			return fmt.Errorf("%w: %w", pair.kind, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,491 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/apps"
+	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/internal/facts"
+	"github.com/holdfast-os/holdfast/internal/install"
+	"github.com/holdfast-os/holdfast/internal/installer"
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/network"
+	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/internal/state"
+	"github.com/holdfast-os/holdfast/internal/system/block"
+	"github.com/holdfast-os/holdfast/internal/system/efi"
+	"github.com/holdfast-os/holdfast/internal/system/incus"
+	"github.com/holdfast-os/holdfast/internal/system/journal"
+	"github.com/holdfast-os/holdfast/internal/system/luks"
+	"github.com/holdfast-os/holdfast/internal/system/networkd"
+	"github.com/holdfast-os/holdfast/internal/system/power"
+	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/internal/system/swap"
+	"github.com/holdfast-os/holdfast/internal/system/sysext"
+	"github.com/holdfast-os/holdfast/internal/system/systemd"
+	"github.com/holdfast-os/holdfast/internal/system/tpm"
+	"github.com/holdfast-os/holdfast/internal/system/zfs"
+	"github.com/holdfast-os/holdfast/internal/trust"
+)
+
+const (
+	root = "/"
+	// stateDir holds what the node keeps; its existence tells Incus where it runs.
+	stateDir = "/var/lib/incus-os"
+	// onlineTimeout is how long the start waits for an address.
+	onlineTimeout = 30 * time.Second
+	swapVolume    = "swap"
+)
+
+// Host is this machine behind the daemon's interfaces.
+type Host struct {
+	log     *slog.Logger
+	info    bootinfo.Info
+	display *screens
+	facts   facts.Collector
+	zfs     *zfs.ZFS
+	luks    luks.Host
+	efi     efi.Vars
+	source  providerSource
+	daemon  *Daemon
+
+	mu    sync.Mutex
+	store *state.Store
+	seed  *seed.Set
+}
+
+// NewHost makes the daemon for this machine. Its screens are drawn until the context
+// ends.
+func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
+	info, err := bootinfo.Read(root)
+	if err != nil {
+		return nil, fmt.Errorf("finding out how this machine was started: %w", err)
+	}
+	h := &Host{
+		log: log, info: info, display: newScreens(ctx, root, log),
+		facts: facts.Collector{Root: root, Run: run.Host},
+		zfs:   &zfs.ZFS{Run: run.Host},
+		luks:  luks.Host{Root: root, Run: run.Host},
+	}
+	h.source.userAgent = product
+	if release, err := h.facts.Release(); err == nil {
+		h.source.userAgent = release.Name + "/" + release.Version
+	}
+	manager := h.apps()
+	h.daemon = New(Options{Root: root, Documents: h.documents, Log: log, Clock: realClock(), Machine: Machine{
+		Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
+		Security: hostSecurity{h}, Network: &hostNetwork{Host: h}, Extensions: hostExtensions{manager},
+		Pools: hostPools{h}, Provider: &h.source, Apps: hostApps{manager}, AppUpdates: hostApps{manager},
+		Power: power.Power{Run: run.Host}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
+		Display: h.display, Notify: serviceManager{},
+	}})
+	return h.daemon, nil
+}
+
+func realClock() Clock {
+	return Clock{Now: time.Now, After: time.After, SinceBoot: func() time.Duration {
+		text, err := os.ReadFile("/proc/uptime")
+		if err != nil {
+			return 0 // a machine without /proc has no phases to time either
+		}
+		first, _, _ := strings.Cut(string(text), " ")
+		seconds, err := strconv.ParseFloat(first, 64)
+		if err != nil {
+			return 0
+		}
+		return time.Duration(seconds * float64(time.Second))
+	}}
+}
+
+// documents opens the kept configuration once.
+func (h *Host) documents() (Documents, error) { return h.openStore() }
+
+func (h *Host) openStore() (*state.Store, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.store == nil {
+		store, err := state.Open(filepath.Join(stateDir, "state"))
+		if err != nil {
+			return nil, err
+		}
+		h.store = store
+	}
+	return h.store, nil
+}
+
+// partition gives a partition of the disk that the node runs from.
+func (h *Host) partition(ctx context.Context, number int) (string, error) {
+	disks, err := block.Devices{Run: run.Host, Root: root}.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, disk := range disks {
+		if disk.Path != h.info.BootDisk {
+			continue
+		}
+		for _, p := range disk.Partitions {
+			if p.Number == number {
+				return p.Path, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("disk %s, which this machine was started from, has no partition %d", h.info.BootDisk, number)
+}
+
+func (h *Host) trust(ctx context.Context) (trust.Result, error) {
+	modes, err := h.efi.Modes()
+	if err != nil {
+		return trust.Result{}, err
+	}
+	certificates, err := h.efi.Certificates()
+	if err != nil {
+		return trust.Result{}, err
+	}
+	kind, err := tpm.Host{Root: root}.Kind()
+	if err != nil {
+		return trust.Result{}, err
+	}
+	commandLine, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return trust.Result{}, fmt.Errorf("reading the kernel's command line: %w", err)
+	}
+	swapOpen, err := h.luks.IsOpen(swapVolume)
+	if err != nil {
+		return trust.Result{}, err
+	}
+	keys, err := h.poolKeys()
+	if err != nil {
+		return trust.Result{}, err
+	}
+	fuse := filepath.Join(stateDir, "trusted-fuse-blown")
+	blown, err := exists(fuse)
+	if err != nil {
+		return trust.Result{}, err
+	}
+	// The key of swap lies on root, so that swap is as safe as root is.
+	byRecovery := h.info.RootUnlock == bootinfo.Recovery
+	var volumes []trust.Volume
+	if h.info.RootUnlock != "" {
+		volumes = []trust.Volume{{Name: "root", Open: true, ByRecovery: byRecovery}, {Name: swapVolume, Open: swapOpen, ByRecovery: byRecovery}}
+	}
+	result := trust.Evaluate(trust.Input{
+		SecureBoot: modes.SecureBoot, Certificates: certificates, TPM: trust.TPMKind(kind), CommandLine: string(commandLine),
+		FuseBlown: blown, Volumes: volumes, PoolKeys: keys,
+	})
+	if result.BlowFuse && h.info.Mode == bootinfo.Node {
+		if err := os.WriteFile(fuse, nil, 0o600); err != nil {
+			return trust.Result{}, fmt.Errorf("noting that this node was not in a trusted state: %w", err)
+		}
+	}
+	return result, ctx.Err()
+}
+
+// hostFacts is Facts.
+type hostFacts struct{ *Host }
+
+func (h hostFacts) Environment(context.Context) (osapi.Environment, error) {
+	return h.facts.Environment()
+}
+
+func (h hostFacts) Resources(ctx context.Context) (any, error) { return facts.Resources(ctx) }
+
+func (h hostFacts) Storage(ctx context.Context) (osapi.StorageState, error) {
+	drives, err := h.facts.Drives(ctx, h.info.BootDisk)
+	if err != nil {
+		return osapi.StorageState{}, err
+	}
+	pools, err := h.zfs.List(ctx)
+	if err != nil {
+		return osapi.StorageState{}, err
+	}
+	facts.AssignPools(drives, pools)
+	space, err := h.facts.RootPartition()
+	return osapi.StorageState{Drives: drives, Pools: pools, RootPartition: space}, err
+}
+
+func (h hostFacts) Warnings(ctx context.Context) ([]string, error) {
+	if h.info.Mode == bootinfo.Install {
+		return nil, nil // the installer has its own checks, and nothing is kept
+	}
+	result, err := h.trust(ctx)
+	if err != nil || result.State.SystemStateIsTrusted {
+		return nil, err
+	}
+	return []string{result.State.SystemStateStatus}, nil
+}
+
+func (h hostFacts) Fingerprint(context.Context) (string, error) {
+	return certificateFingerprint("/var/lib/incus/cluster.crt", "/var/lib/incus/server.crt")
+}
+
+// hostRequirements is Requirements: the installer's own, without a disk to choose.
+type hostRequirements struct{ *Host }
+
+func (h hostRequirements) Check(ctx context.Context) ([]string, error) {
+	machine, err := installer.Gather(ctx, installer.Options{Runner: run.Host})
+	if err != nil {
+		return nil, err
+	}
+	var problems []string
+	if _, found := install.Check(machine); len(found) > 0 {
+		for _, problem := range found {
+			problems = append(problems, problem.Error())
+		}
+		return problems, nil
+	}
+	if machine.InstallComplete {
+		// The node runs from its own disk, so the medium is out of the way.
+		return nil, h.efi.SetInstallComplete(false)
+	}
+	return nil, nil
+}
+
+// hostInstaller is Installer.
+type hostInstaller struct{ *Host }
+
+func (h hostInstaller) Wanted(context.Context) (bool, error) {
+	return h.info.Mode == bootinfo.Install, nil
+}
+
+func (h hostInstaller) Run(ctx context.Context, show Display) error {
+	set, err := hostSeed(h).read(ctx)
+	if err != nil {
+		return err
+	}
+	release, err := h.facts.Release()
+	if err != nil {
+		return err
+	}
+	return installer.Run(ctx, installer.Options{
+		Seed: set, SourceDisk: h.info.BootDisk, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
+	})
+}
+
+// hostSecurity is Security.
+type hostSecurity struct{ *Host }
+
+func (h hostSecurity) keyFile() string { return filepath.Join(stateDir, "recovery.key") }
+
+// Prepare opens swap with the recovery key that early boot made; without it the node
+// could not be rescued.
+func (h hostSecurity) Prepare(ctx context.Context) error {
+	key, err := h.recoveryKey()
+	if err != nil {
+		return err
+	}
+	if !luks.IsRecoveryKey(key) {
+		return fmt.Errorf("the recovery key in %s is not one", h.keyFile())
+	}
+	device, err := h.partition(ctx, layout.Swap)
+	if err != nil {
+		return err
+	}
+	if err := h.luks.Open(ctx, swapVolume, device, h.keyFile()); err != nil {
+		return err
+	}
+	return swap.Host{Root: root, Run: run.Host}.On(ctx, "/dev/mapper/"+swapVolume)
+}
+
+func (h hostSecurity) recoveryKey() (string, error) {
+	text, err := os.ReadFile(h.keyFile())
+	if err != nil {
+		return "", fmt.Errorf("reading the recovery key: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+func (h hostSecurity) Show(ctx context.Context) (osapi.Security, error) {
+	result, err := h.trust(ctx)
+	if err != nil {
+		return osapi.Security{}, err
+	}
+	key, err := h.recoveryKey()
+	if err != nil {
+		return osapi.Security{}, err
+	}
+	return osapi.Security{Config: osapi.SecurityConfig{EncryptionRecoveryKeys: []string{key}}, State: result.State}, nil
+}
+
+// hostNetwork is Network.
+type hostNetwork struct {
+	*Host
+	mu   sync.Mutex
+	plan network.Plan
+}
+
+func (h *hostNetwork) networkd() networkd.Host { return networkd.Host{Root: root, Run: run.Host} }
+
+func (h *hostNetwork) Apply(ctx context.Context, config *osapi.NetworkConfig) (osapi.NetworkConfig, error) {
+	world, err := h.world(ctx)
+	if err != nil {
+		return osapi.NetworkConfig{}, err
+	}
+	wanted := osapi.NetworkConfig{}
+	if config != nil {
+		wanted = *config
+	}
+	wanted = network.WithDefaults(wanted, world.Cards)
+	plan, err := network.NewPlan(wanted, world)
+	var problems network.Problems
+	if errors.As(err, &problems) {
+		// A node that nobody can reach could not be told the right configuration.
+		h.log.Error("the network configuration cannot be used, every card asks for an address", "error", err)
+		h.display.Message("error", "network configuration: "+err.Error())
+		wanted = network.Default(world.Cards)
+		plan, err = network.NewPlan(wanted, world)
+	}
+	if err != nil {
+		return osapi.NetworkConfig{}, err
+	}
+	h.mu.Lock()
+	before := h.plan
+	h.mu.Unlock()
+	cards := map[string]string{}
+	for _, device := range plan.Interfaces {
+		cards[device.Hwaddr] = device.Card
+	}
+	host := h.networkd()
+	kept, err := host.Apply(ctx, networkd.Change{Files: plan.Files, Stale: network.Stale(before, plan), Cards: cards})
+	if err != nil {
+		return osapi.NetworkConfig{}, err
+	}
+	if len(kept) > 0 {
+		h.log.Warn("bridges that instances use are kept", "devices", kept)
+	}
+	err = errors.Join(host.SetHostname(plan.Hostname), host.WriteHosts(plan.Hosts), host.SetTimezone(plan.Timezone), host.SetTimesyncd(ctx, plan.Timesyncd))
+	if err != nil {
+		return osapi.NetworkConfig{}, err
+	}
+	h.mu.Lock()
+	h.plan = plan
+	h.mu.Unlock()
+	return wanted, h.waitOnline(ctx, plan)
+}
+
+// waitOnline lets the start go on without a network: what runs on the node must not be
+// down because a switch is.
+func (h *hostNetwork) waitOnline(ctx context.Context, plan network.Plan) error {
+	if !plan.WaitAll && len(plan.WaitAny) == 0 {
+		return nil
+	}
+	err := h.networkd().WaitOnline(ctx, plan.WaitAny, onlineTimeout)
+	if errors.Is(err, networkd.ErrOffline) {
+		h.log.Warn("starting without a network", "error", err)
+		h.display.Message("warning", networkd.ErrOffline.Error())
+		return nil
+	}
+	return err
+}
+
+func (h *hostNetwork) world(ctx context.Context) (network.World, error) {
+	found, err := h.facts.Cards(ctx)
+	if err != nil {
+		return network.World{}, err
+	}
+	uuid, err := h.facts.ProductUUID()
+	if err != nil {
+		return network.World{}, err
+	}
+	environment, err := h.facts.Environment()
+	if err != nil {
+		return network.World{}, err
+	}
+	world := network.World{ProductUUID: uuid, MachineID: environment.MachineID, OSName: environment.OSName}
+	for _, card := range found {
+		world.Cards = append(world.Cards, network.Card(card))
+	}
+	return world, nil
+}
+
+func (h *hostNetwork) State(ctx context.Context, config osapi.NetworkConfig) (osapi.NetworkState, error) {
+	h.mu.Lock()
+	plan := h.plan
+	h.mu.Unlock()
+	var interfaces []networkd.Interface
+	for _, device := range plan.Interfaces {
+		interfaces = append(interfaces, networkd.Interface(device))
+	}
+	states, err := h.networkd().ReadState(ctx, interfaces)
+	if err != nil {
+		return osapi.NetworkState{}, err
+	}
+	network.AssignRoles(config, states)
+	return osapi.NetworkState{Interfaces: states}, nil
+}
+
+// hostPools is Pools.
+type hostPools struct{ *Host }
+
+func (h hostPools) Ensure(ctx context.Context) error {
+	device, err := h.partition(ctx, layout.LocalData)
+	if err != nil {
+		return err
+	}
+	return h.zfs.EnsureLocal(ctx, device, h.zfs.KeyPath(zfs.Local))
+}
+
+// hostDiagnosis is Diagnosis.
+type hostDiagnosis struct{ journal journal.Reader }
+
+func (h hostDiagnosis) Log(ctx context.Context, query LogQuery) ([]json.RawMessage, error) {
+	entries, err := h.journal.Read(ctx, journal.Query(query))
+	if errors.Is(err, journal.ErrQuery) {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return entries, err
+}
+
+func (h hostDiagnosis) Processes(ctx context.Context) (string, error) {
+	return h.journal.Processes(ctx)
+}
+
+// apps makes the manager of the applications.
+func (h *Host) apps() *apps.Manager {
+	client := incus.New(incus.DefaultSocket)
+	setup := &incus.Setup{Client: client, LocalUsable: h.zfs.UsableForIncus, Log: h.log}
+	return &apps.Manager{
+		Store:    appStore{h},
+		Provider: apps.Releases{Source: &h.source, Channel: func() string { return h.daemon.Channel() }, Architecture: architecture()},
+		Extensions: &sysext.Extensions{Run: run.Host, Certificates: func() ([][]byte, error) {
+			db, err := h.efi.Read("db", efi.ImageSecurity)
+			if err != nil {
+				return nil, fmt.Errorf("reading the certificates that may sign applications: %w", err)
+			}
+			return efi.ParseCertificates(db.Data)
+		}},
+		Units:     systemd.Manager{Run: run.Host},
+		Programs:  map[string]apps.Program{"incus": incusProgram{Client: client, setup: setup, seed: hostSeed{h}}},
+		Catalogue: apps.Catalogue(), Root: root, Log: h.log,
+		Progress: func(name string, percent int) { h.display.Progress("downloading "+name, int64(percent), 100) },
+	}
+}
+
+// incusProgram is Incus as a running application.
+type incusProgram struct {
+	*incus.Client
+	setup *incus.Setup
+	seed  hostSeed
+}
+
+func (p incusProgram) Initialize(ctx context.Context) error {
+	set, err := p.seed.read(ctx)
+	if err != nil {
+		return err
+	}
+	wanted, err := incus.FromDocument(set.Incus)
+	if err != nil {
+		return err
+	}
+	return p.setup.Initialize(ctx, wanted)
+}
