@@ -75,7 +75,7 @@ func labUpCommand(env *Env) *cobra.Command {
 	f.StringVar(&o.BuildDir, "build", "", "folder of the build (default .build/out of the project)")
 	f.StringVar(&o.ReleaseDir, "release", "", "release tree to serve to the node (default .build/release of the project where it exists)")
 	f.StringVar(&o.Variant, "variant", "", "\"test\" makes a node that takes commands (lab exec), out of the lab named by --from")
-	f.StringVar(&o.From, "from", lab.DefaultName, "the lab that a test variant is made of")
+	f.StringVar(&o.From, "from", "", "clone this lab instead of installing; a test variant is made of \"default\" unless said otherwise")
 	f.BoolVar(&o.Fresh, "fresh", false, "throw the machine away and install anew")
 	f.BoolVar(&o.NoWait, "no-wait", false, "return when the machine has been started")
 	f.BoolVar(&o.NoSnapshot, "no-snapshot", false, "make no snapshot at the end")

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
@@ -68,6 +69,9 @@ type Host struct {
 // NewHost makes the daemon for this machine. Its screens are drawn until the context
 // ends.
 func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
+	// networkd and others do not run as root and must read what is written for them; each
+	// file with a secret is made 0600 or stricter by name.
+	syscall.Umask(0o022)
 	info, err := bootinfo.Read(root)
 	if err != nil {
 		return nil, fmt.Errorf("finding out how this machine was started: %w", err)

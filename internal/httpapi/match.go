@@ -80,12 +80,12 @@ func find(all []*resource, escaped string) (*resource, map[string]string) {
 	return nil, nil
 }
 
-func (r *resource) match(given []string) (map[string]string, bool) {
-	if len(given) != len(r.segments) {
+func (res *resource) match(given []string) (map[string]string, bool) {
+	if len(given) != len(res.segments) {
 		return nil, false
 	}
 	vars := map[string]string{}
-	for i, segment := range r.segments {
+	for i, segment := range res.segments {
 		if !strings.HasPrefix(segment, "{") {
 			if segment != given[i] {
 				return nil, false

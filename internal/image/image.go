@@ -9,6 +9,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -39,7 +40,10 @@ type Options struct {
 	Version string
 	// Now is the clock; default time.Now.
 	Now func() time.Time
-	// Out receives one line when a step begins and when it ends.
+	// Certificate is what the image is signed by, absolute or below Root; default
+	// $HOLDFAST_SECUREBOOT_CERT, or .keys/secureboot.crt.
+	Certificate string
+	// Out receives one line when a step begins, each minute, and when it ends.
 	Out io.Writer
 	// Run starts the steps' programs; default run.Host.
 	Run run.Runner
@@ -97,6 +101,10 @@ func Build(ctx context.Context, o Options) (string, error) {
 func (o Options) withDefaults() Options {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	o.Certificate = cmp.Or(o.Certificate, os.Getenv("HOLDFAST_SECUREBOOT_CERT"), ".keys/secureboot.crt")
+	if !filepath.IsAbs(o.Certificate) {
+		o.Certificate = filepath.Join(o.Root, o.Certificate)
 	}
 	if o.Version == "" {
 		o.Version = o.Now().UTC().Format("200601021504")
@@ -174,7 +182,7 @@ func (o Options) runAndTell(ctx context.Context, s step, begun time.Time) (run.R
 		result, err := o.Run(ctx, run.Command{
 			Name: filepath.Join(o.Root, "image", "steps", s.name),
 			Dir:  o.Root,
-			Env:  []string{"HOLDFAST_ROOT=" + o.Root, "HOLDFAST_CACHE=" + o.Cache, "VERSION=" + o.Version},
+			Env:  []string{"HOLDFAST_ROOT=" + o.Root, "HOLDFAST_CACHE=" + o.Cache, "VERSION=" + o.Version, "HOLDFAST_SECUREBOOT_CERT=" + o.Certificate},
 		})
 		ended <- end{result, err}
 	}()
@@ -182,8 +190,8 @@ func (o Options) runAndTell(ctx context.Context, s step, begun time.Time) (run.R
 		select {
 		case e := <-ended:
 			return e.result, e.err
-		case <-ticks:
-			fmt.Fprintf(o.Out, "still %s, %s of usually up to %s\n", s.does, o.Now().Sub(begun).Round(time.Second), s.usually)
+		case now := <-ticks:
+			fmt.Fprintf(o.Out, "still %s, %s of usually up to %s\n", s.does, now.Sub(begun).Round(time.Second), s.usually)
 		}
 	}
 }
@@ -208,7 +216,7 @@ func (o Options) current(key string) string {
 // key is a digest of everything that the image is made of.
 func (o Options) key() (string, error) {
 	digest := sha256.New()
-	for _, name := range []string{"image", "bin/holdfastd", "bin/holdfast-initrd", ".keys/secureboot.crt"} {
+	for _, name := range []string{"image", "bin/holdfastd", "bin/holdfast-initrd"} {
 		if err := hashTree(digest, o.Root, name); err != nil {
 			return "", err
 		}
@@ -220,8 +228,10 @@ func (o Options) key() (string, error) {
 	for _, name := range slices.Sorted(maps.Keys(rendered)) {
 		fmt.Fprintf(digest, "%s %d\n%s", name, len(rendered[name]), rendered[name])
 	}
-	if err := hashTree(digest, o.Cache, "versions"); err != nil {
-		return "", err
+	for _, path := range []string{filepath.Join(o.Cache, "versions"), o.Certificate} {
+		if err := hashTree(digest, filepath.Dir(path), filepath.Base(path)); err != nil {
+			return "", err
+		}
 	}
 	return hex.EncodeToString(digest.Sum(nil)), nil
 }
