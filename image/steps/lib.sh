@@ -88,6 +88,7 @@ in_tools() {
 		cp -L /etc/resolv.conf "$t/etc/resolv.conf" 2>/dev/null || true
 		cp -L /etc/hosts "$t/etc/hosts"
 		exec chroot "$t" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
-			HOLDFAST_ROOT=/srv/holdfast HOLDFAST_CACHE=/srv/cache "$@"
+			HOLDFAST_ROOT=/srv/holdfast HOLDFAST_CACHE=/srv/cache \
+			${HOLDFAST_PIN:+HOLDFAST_PIN="$HOLDFAST_PIN"} ${PKCS11_PROVIDER_MODULE:+PKCS11_PROVIDER_MODULE="$PKCS11_PROVIDER_MODULE"} "$@"
 	' in_tools "$tools" "$HOLDFAST_ROOT" "$HOLDFAST_CACHE" "$@"
 }

@@ -336,3 +336,24 @@ func appError(err error) error {
 	}
 	return err
 }
+
+// otherRelease finds the release in the other slot by its UKI on the ESP:
+// Holdfast_<version>.efi, or Holdfast_<version>+<left>-<done>.efi while its tries are
+// counted. Empty when there is only the running one.
+func otherRelease(dir, running string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("looking for the other release on the ESP: %w", err)
+	}
+	for _, entry := range entries {
+		name, found := strings.CutPrefix(entry.Name(), layout.Name+"_")
+		if !found {
+			continue
+		}
+		version, _, _ := strings.Cut(strings.TrimSuffix(name, ".efi"), "+")
+		if version != running {
+			return version, nil
+		}
+	}
+	return "", nil
+}

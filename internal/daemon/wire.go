@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
@@ -69,9 +68,6 @@ type Host struct {
 // NewHost makes the daemon for this machine. Its screens are drawn until the context
 // ends.
 func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
-	// networkd and others do not run as root and must read what is written for them; each
-	// file with a secret is made 0600 or stricter by name.
-	syscall.Umask(0o022)
 	info, err := bootinfo.Read(root)
 	if err != nil {
 		return nil, fmt.Errorf("finding out how this machine was started: %w", err)
@@ -199,7 +195,12 @@ func (h *Host) trust(ctx context.Context) (trust.Result, error) {
 type hostFacts struct{ *Host }
 
 func (h hostFacts) Environment(context.Context) (osapi.Environment, error) {
-	return h.facts.Environment()
+	environment, err := h.facts.Environment()
+	if err != nil || h.info.Mode == bootinfo.Install {
+		return environment, err
+	}
+	environment.OSVersionAlternate, err = otherRelease("/boot/EFI/Linux", environment.OSVersion)
+	return environment, err
 }
 
 func (h hostFacts) Resources(ctx context.Context) (any, error) { return facts.Resources(ctx) }
@@ -219,6 +220,9 @@ func (h hostFacts) Storage(ctx context.Context) (osapi.StorageState, error) {
 }
 
 func (h hostFacts) Warnings(ctx context.Context) ([]string, error) {
+	if h.info.Mode == bootinfo.Install {
+		return nil, nil // there is no node yet whose state could be trusted
+	}
 	if h.info.Mode == bootinfo.Install {
 		return nil, nil // the installer has its own checks, and nothing is kept
 	}

@@ -20,7 +20,7 @@ import (
 const maxAnswer = 64 << 20
 
 // ErrNoExec is returned, wrapped, for a machine that is not of the test variant.
-var ErrNoExec = errors.New("only the test variant takes commands: `holdfast lab up --variant test --name NAME` makes one")
+var ErrNoExec = errors.New("only the test variant takes commands: `holdfast lab up NAME --variant test` makes one")
 
 // ExecResult is how a command in the guest ended.
 type ExecResult struct {

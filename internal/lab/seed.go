@@ -102,7 +102,7 @@ func seedArchive(in seedInput) ([]byte, error) {
 func buildVersion(buildDir string) (string, error) {
 	raw, err := os.ReadFile(filepath.Join(buildDir, "version"))
 	if err != nil {
-		return "", fmt.Errorf("finding the build: %w (run `make image` first)", err)
+		return "", fmt.Errorf("finding the build: %w (run `make build` first)", err)
 	}
 	version := strings.TrimSpace(string(raw))
 	if !nameForm.MatchString(version) {

@@ -365,7 +365,7 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 	if u.s.ReleasePort != 0 {
 		var err error
 		if in.UpdateCA, err = os.ReadFile(filepath.Join(u.root, ".keys", "update.crt")); err != nil {
-			return fmt.Errorf("reading the certificate of releases: %w (run `make keys`)", err)
+			return fmt.Errorf("reading the certificate of releases: %w (run `make build`)", err)
 		}
 	}
 	seed, err := seedArchive(in)

@@ -15,9 +15,9 @@
 //
 // What a test that failed leaves behind is in .lab/test/failed-NAME/.
 //
-// Flags: -quick runs what needs the live machine and one reboot, -long adds whole
-// installations. With -short nothing runs at all, since `make check` starts no
-// machine.
+// Flags, as in `go test -v -timeout 2h ./test/vm -long`: -quick runs what needs the
+// live machine and one reboot, -long adds whole installations. With -short nothing
+// runs at all, since `make check` starts no machine.
 package vm
 
 import (

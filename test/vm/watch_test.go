@@ -81,26 +81,20 @@ func (n *node) whenReady(ctx context.Context) <-chan struct{} {
 
 func (n *node) inKernel(ctx context.Context, t *testing.T, control *qemu.Client) bool {
 	t.Helper()
-	for _, command := range []string{"info registers"} {
-		var text string
-		err := control.Execute(ctx, "human-monitor-command", map[string]string{"command-line": command}, &text)
-		if ctx.Err() != nil || errors.Is(err, qemu.ErrClosed) {
-			return false
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		inside, err := observe.InKernel(text)
-		if err != nil {
-			return false // the first instructions of a machine are not of 64 bits
-		}
-		return inside
+	var text string
+	err := control.Execute(ctx, "human-monitor-command", map[string]string{"command-line": "info registers"}, &text)
+	if ctx.Err() != nil || errors.Is(err, qemu.ErrClosed) {
+		return false
 	}
-	return false
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside, err := observe.InKernel(text)
+	return err == nil && inside // the first instructions of a machine are not of 64 bits
 }
 
-// watched keeps what a failed test leaves: it must be called before anything that
-// ends the machine is put off to the end of the test.
+// watched keeps what a failed test leaves. What is put off to the end of a test runs
+// last in, first out: it must be called after that which removes the machine.
 func watched(t *testing.T, n *node) *node {
 	t.Helper()
 	t.Cleanup(func() {
@@ -143,11 +137,12 @@ func (n *node) keep(t *testing.T) {
 		},
 	}
 	for name, save := range parts {
-		if err := save(filepath.Join(dir, name)); err != nil {
+		path := filepath.Join(dir, n.name+"-"+name)
+		if err := save(path); err != nil {
 			t.Logf("%s of %s was not kept: %v", name, n.name, err)
 			continue
 		}
-		t.Logf("kept: %s", filepath.Join(dir, name))
+		t.Logf("kept: %s", path)
 	}
 }
 

@@ -29,7 +29,7 @@ type Tree struct {
 }
 
 // ErrMissing is returned, wrapped, when there is no complete tools tree.
-var ErrMissing = errors.New("the tools tree is missing or unfinished: run `make tools` to build it")
+var ErrMissing = errors.New("the tools tree is missing or unfinished: run `make build` to build it")
 
 // CacheDir is where Holdfast keeps what can be made again: $HOLDFAST_CACHE, by
 // default $XDG_CACHE_HOME/holdfast or ~/.cache/holdfast. It is not created.

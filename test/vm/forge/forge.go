@@ -212,7 +212,7 @@ func ResignImage(path string, p Pair) (err error) {
 	return nil
 }
 
-// detached is a PKCS#7 signature without certificate and without attributes, the
+// detached is a PKCS#7 signature without attributes and without the data, the
 // form that the kernel reads.
 func detached(data []byte, p Pair) ([]byte, error) {
 	signed, err := pkcs7.NewSignedData(data)

@@ -1,0 +1,335 @@
+package vm
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/pgzip"
+
+	api "github.com/holdfast-os/holdfast/api/os"
+	wire "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/release"
+	"github.com/holdfast-os/holdfast/internal/sign"
+	"github.com/holdfast-os/holdfast/internal/system/qemu"
+	"github.com/holdfast-os/holdfast/test/vm/forge"
+)
+
+const (
+	applicationFile = "x86_64/incus.raw.gz"
+	// checkLimit bounds one check for updates with its download.
+	checkLimit = 10 * time.Minute
+)
+
+// offer is what a release tree has for the node: one application file.
+type offer struct {
+	// make writes the packed file.
+	make func(t *testing.T, path string)
+	// change may lie about it in the index.
+	change func(*wire.File)
+	// signer is the base name of the keys that sign the index; default ours.
+	signer string
+}
+
+// Whoever gets between the node and its releases, or into the release server, must
+// not get a program into the node: every image that is not what was published is
+// refused, and what ran before runs on, untouched. The last image is a good one; that
+// it is taken shows that nothing else kept the others out.
+func TestApplication_BadImages_AreRefused(t *testing.T) {
+	slow(t)
+	n := fresh(t)
+	s := newShop(t)
+	n.use(t, s)
+	before, pid := n.incusVersion(t), n.pidOf(t, "incusd")
+	for i, c := range s.badOffers(t) {
+		t.Run(c.name, func(t *testing.T) {
+			s.publish(t, newer(t, before, i+1), c.offer)
+			if status := n.check(t); !strings.HasPrefix(status, "Failed") {
+				t.Errorf("the check for updates says %q", status)
+			}
+			if got := n.incusVersion(t); got != before {
+				t.Errorf("version %s is active now, %s was before", got, before)
+			}
+			if got := n.pidOf(t, "incusd"); got != pid {
+				t.Errorf("Incus was started again: process %d, was %d", got, pid)
+			}
+		})
+	}
+	good := newer(t, before, 20)
+	s.publish(t, good, offer{make: s.published})
+	status := n.check(t)
+	if got := n.incusVersion(t); got != good {
+		t.Errorf("the good image was not taken, so the refusals mean nothing: %s is active, %q", got, status)
+	}
+}
+
+type namedOffer struct {
+	name string
+	offer
+}
+
+func (s *shop) badOffers(t *testing.T) []namedOffer {
+	other, err := forge.NewPair("somebody else", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := forge.WritePEM(other, filepath.Join(s.dir, "other.key"), filepath.Join(s.dir, "other.crt")); err != nil {
+		t.Fatal(err)
+	}
+	return []namedOffer{
+		{"changed byte", offer{make: s.repacked(func(image string) error { return forge.FlipByte(image, 100<<20) })}},
+		{"foreign signature", offer{make: s.repacked(func(image string) error { return forge.ResignImage(image, other) })}},
+		{"foreign index", offer{make: s.published, signer: filepath.Join(s.dir, "other")}},
+		{"wrong sum", offer{make: s.published, change: func(f *wire.File) { f.SHA256 = strings.Repeat("0", 64) }}},
+		{"wrong size", offer{make: s.published, change: func(f *wire.File) { f.Size-- }}},
+		{"10 GB against 100 MB", offer{make: hugeFile, change: func(f *wire.File) { f.Size = 100 << 20 }}},
+		{"10 GB when unpacked", offer{make: bomb}},
+	}
+}
+
+// shop is a release server of this test.
+type shop struct {
+	dir, tree, url string
+}
+
+func newShop(t *testing.T) *shop {
+	t.Helper()
+	s := &shop{dir: t.TempDir()}
+	s.tree = filepath.Join(s.dir, "tree")
+	if err := os.Mkdir(s.tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := release.Serve(s.tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: tree, ReadHeaderTimeout: shortLimit}
+	go func() { _ = server.Serve(listener) }() // it ends with Close
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := tree.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	// The guest finds this computer at this address of QEMU's user network.
+	s.url = fmt.Sprintf("http://10.0.2.2:%d", listener.Addr().(*net.TCPAddr).Port)
+	return s
+}
+
+// published is the application's file as the build published it.
+func (s *shop) published(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Link(filepath.Join(machines.tree, machines.version, applicationFile), path); err == nil {
+		return
+	}
+	if err := copyFile(path, filepath.Join(machines.tree, machines.version, applicationFile)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// repacked is the application's image after a change.
+func (s *shop) repacked(change func(image string) error) func(*testing.T, string) {
+	return func(t *testing.T, path string) {
+		t.Helper()
+		image := filepath.Join(t.TempDir(), "incus.raw")
+		if err := qemu.CopySparse(image, filepath.Join(machines.build, "incus.raw")); err != nil {
+			t.Fatal(err)
+		}
+		if err := change(image); err != nil {
+			t.Fatal(err)
+		}
+		pack(t, path, image)
+	}
+}
+
+func pack(t *testing.T, to, from string) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packer, err := pgzip.NewWriterLevel(out, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []func() error{func() error { _, err := io.Copy(packer, in); return err }, packer.Close, out.Close} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hugeFile has 10 GB of nothing.
+func hugeFile(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 10<<30); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bomb is a small file that becomes 10 GB: the same packed 100 MiB, over and over.
+func bomb(t *testing.T, path string) {
+	t.Helper()
+	var member bytes.Buffer
+	packer := gzip.NewWriter(&member)
+	if _, err := io.CopyN(packer, zeros{}, 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := packer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, bytes.Repeat(member.Bytes(), 103), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// publish replaces the tree's only release. The OS's own part is in the index alone:
+// nobody fetches it here.
+func (s *shop) publish(t *testing.T, version string, o offer) {
+	t.Helper()
+	path := filepath.Join(s.tree, version, applicationFile)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o.make(t, path)
+	file := wire.File{Architecture: "x86_64", Component: wire.ComponentIncus, Filename: applicationFile, Type: wire.TypeApplication}
+	measure(t, path, &file)
+	if o.change != nil {
+		o.change(&file)
+	}
+	system := wire.File{
+		Architecture: "x86_64", Component: wire.ComponentOS, Filename: "x86_64/usr.raw.gz", Type: wire.TypeUpdateUsr,
+		Size: 1, SHA256: strings.Repeat("0", 64),
+	}
+	index, err := json.Marshal(wire.Index{Format: wire.Format, Updates: []wire.Update{{
+		Format: wire.Format, Channels: []string{"stable"}, Files: []wire.File{system, file}, Origin: "holdfast",
+		PublishedAt: time.Now().UTC(), Severity: wire.SeverityNone, Version: version, URL: "/" + version,
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := o.signer
+	if keys == "" {
+		keys = filepath.Join(machines.root, ".keys", "update")
+	}
+	signed, err := sign.OpenSSL{Key: keys + ".key", Certificate: keys + ".crt"}.SignSMIME(t.Context(), append(index, '\n'))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.tree, "index.sjson"), signed, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(filepath.Join(s.tree, version)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// measure fills size and sum in, except for files of zeros too large to be worth it.
+func measure(t *testing.T, path string, file *wire.File) {
+	t.Helper()
+	in, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	digest := sha256.New()
+	if file.Size, err = io.Copy(digest, io.LimitReader(in, 1<<30)); err != nil {
+		t.Fatal(err)
+	}
+	file.SHA256 = hex.EncodeToString(digest.Sum(nil))
+}
+
+// newer is the version that comes a day and some minutes after another.
+func newer(t *testing.T, version string, minutes int) string {
+	t.Helper()
+	const form = "200601021504"
+	at, err := time.Parse(form, version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at.Add(24*time.Hour + time.Duration(minutes)*time.Minute).Format(form)
+}
+
+// use points the node at the shop.
+func (n *node) use(t *testing.T, s *shop) {
+	t.Helper()
+	ca, err := os.ReadFile(filepath.Join(machines.root, ".keys", "update.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := api.ProviderConfig{Name: "images", Config: map[string]string{"server_url": s.url, "update_ca": string(ca)}}
+	if err := n.api.SetProvider(t.Context(), config, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// check asks for updates, waits for the end of the check, and gives its status.
+func (n *node) check(t *testing.T) string {
+	t.Helper()
+	before, _, err := n.api.Update(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.api.CheckUpdate(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	var after api.Update
+	until(t, checkLimit, "waiting for the check for updates", func(ctx context.Context) (bool, error) {
+		after, _, err = n.api.Update(ctx) // Incus may be restarting: no answer is no error yet
+		return err == nil && after.State.LastCheck.After(before.State.LastCheck), err
+	})
+	return after.State.Status
+}
+
+// incusVersion is the active release of the application, which answers.
+func (n *node) incusVersion(t *testing.T) string {
+	t.Helper()
+	application, _, err := n.api.Application(t.Context(), "incus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return application.State.Version
+}
+
+func (n *node) pidOf(t *testing.T, name string) int {
+	t.Helper()
+	for _, p := range n.processes(t) {
+		if p.Name == name {
+			return p.PID
+		}
+	}
+	t.Fatalf("there is no process %s", name)
+	return 0
+}

@@ -1,0 +1,168 @@
+package vm
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/test/vm/forge"
+)
+
+// refusalTime is how long a machine that shall not start is looked at: three times as
+// long as the right bytes took to get into the kernel, and at least 90 seconds.
+func (h hostile) refusalTime() time.Duration {
+	return max(3*h.control.KernelAfter, 90*time.Second)
+}
+
+// expectNoKernel starts the machine and fails if a kernel gets to run.
+func (n *node) expectNoKernel(t *testing.T, h hostile) {
+	t.Helper()
+	got := n.observe(t, h.refusalTime(), func(s seen) bool { return s.Kernel || s.Ready })
+	if got.Kernel || got.Ready {
+		t.Errorf("the firmware started it: %+v (the right kernel ran after %s)", got, h.control.KernelAfter)
+	}
+	if got.Off {
+		t.Error("the machine switched itself off: nothing was shown")
+	}
+}
+
+// Whoever can write to the ESP (a thief, another system on the same disk) must not
+// get to change the kernel or the initrd, not even by one byte.
+func TestUKI_OneChangedByte_IsRefused(t *testing.T) {
+	slow(t)
+	n, h := hostileNode(t)
+	n.putKernel(t, changedKernel(t, func(image []byte) []byte {
+		image[len(image)/2] ^= 0xff
+		return image
+	}))
+	n.expectNoKernel(t, h)
+}
+
+// A kernel image that anybody else built and signed is not ours. That the way of
+// signing is right shows the same image, signed in the same way by our own key.
+func TestUKI_OtherKey_IsRefused(t *testing.T) {
+	slow(t)
+	n, h := hostileNode(t)
+	bare := changedKernel(t, func(image []byte) []byte {
+		unsigned, err := forge.Unsigned(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unsigned
+	})
+	sign := func(key, cert string) string {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		signed := filepath.Join(t.TempDir(), "signed.efi")
+		if _, err := machines.run(ctx, "sbsign", "--key", key, "--cert", cert, "--output", signed, bare); err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
+	other, err := forge.NewPair("somebody else", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, cert := filepath.Join(t.TempDir(), "other.key"), filepath.Join(t.TempDir(), "other.crt")
+	if err := forge.WritePEM(other, key, cert); err != nil {
+		t.Fatal(err)
+	}
+
+	n.putKernel(t, sign(filepath.Join(machines.root, ".keys", "secureboot.key"), filepath.Join(machines.root, ".keys", "secureboot.crt")))
+	if got := n.observe(t, h.refusalTime(), func(s seen) bool { return s.Kernel }); !got.Kernel {
+		t.Fatalf("signed again by our own key it does not start either: %+v", got)
+	}
+	if err := machines.cut(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.putKernel(t, sign(key, cert))
+	n.expectNoKernel(t, h)
+}
+
+// What runs must be what was published, bit for bit: a disk that rots, or that
+// somebody wrote to, must not run. The byte lies before the file system's own
+// header, where only dm-verity looks. The machine must not hang either: it starts
+// again, so that counting tries can lead to the other slot.
+func TestUsr_OneChangedByte_IsRefused(t *testing.T) {
+	slow(t)
+	n, _ := hostileNode(t)
+	at := layout.Start(layout.UsrA)
+	if err := forge.FlipByte(n.disk(), at); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := machines.cut(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := forge.FlipByte(n.disk(), at); err != nil {
+			t.Error(err)
+		}
+	})
+	n.expectRestart(t)
+}
+
+// expectRestart starts the machine and fails unless its kernel runs, the API never
+// answers, and the machine restarts by itself.
+func (n *node) expectRestart(t *testing.T) {
+	t.Helper()
+	got := n.observe(t, bootLimit, func(s seen) bool { return s.Ready || s.ResetsAfter > 0 })
+	switch {
+	case got.Ready:
+		t.Error("the node came up as if nothing were wrong")
+	case !got.Kernel:
+		t.Errorf("the kernel did not run, so nothing was shown: %+v", got)
+	case got.ResetsAfter == 0:
+		t.Errorf("the machine did not restart within %s: it hangs", bootLimit)
+	}
+}
+
+// A failure in the initrd must never leave a machine that nobody can reach standing
+// still, and never give whoever stands in front of it a shell: it says what is wrong
+// and starts again. What is broken here is the partition of the seed, which is gone.
+func TestInitrd_Failure_SaysWhyAndRestarts(t *testing.T) {
+	slow(t)
+	n, _ := hostileNode(t)
+	keepTable(t, n)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := machines.run(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--delete", n.disk(), "2"); err != nil {
+		t.Fatal(err)
+	}
+	since := n.serialSize(t)
+	n.expectRestart(t)
+	n.saysOnSerial(t, since, shortLimit, "could not start", "seed")
+}
+
+// keepTable puts both copies of the partition table back at the end of the test.
+func keepTable(t *testing.T, n *node) {
+	t.Helper()
+	const length = 1 << 20
+	info, err := os.Stat(n.disk())
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved := map[int64][]byte{0: make([]byte, length), info.Size() - length: make([]byte, length)}
+	file, err := os.OpenFile(n.disk(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, part := range saved {
+		if _, err := file.ReadAt(part, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		defer file.Close()
+		if err := machines.cut(context.Background()); err != nil {
+			t.Error(err)
+		}
+		for at, part := range saved {
+			if _, err := file.WriteAt(part, at); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
