@@ -19,7 +19,7 @@ func labCommand(env *Env) *cobra.Command {
 	return group("lab", "Run nodes in virtual machines on this computer",
 		"  holdfast lab up\n  holdfast lab list\n  holdfast node show --lab default",
 		labUpCommand(env), labDownCommand(env), labListCommand(env), labLogCommand(env), labScreenshotCommand(),
-		labPowerCommand(env), labExecCommand(env), labCloneCommand(env), labRemoveCommand(env))
+		labPowerCommand(env), labExecCommand(env), labPipeCommand(env), labCloneCommand(env), labRemoveCommand(env))
 }
 
 // openLab opens the labs of the project around the working directory.
@@ -77,6 +77,7 @@ func labUpCommand(env *Env) *cobra.Command {
 	f.StringVar(&o.Variant, "variant", "", "\"test\" makes a node that takes commands (lab exec), out of the lab named by --from")
 	f.StringVar(&o.From, "from", "", "clone this lab instead of installing; a test variant is made of \"default\" unless said otherwise")
 	f.BoolVar(&o.Fresh, "fresh", false, "throw the machine away and install anew")
+	f.BoolVar(&o.Hardware.Internet, "internet", false, "let a new machine reach the networks of this computer (default: only its client and its release server)")
 	f.BoolVar(&o.NoWait, "no-wait", false, "return when the machine has been started")
 	f.BoolVar(&o.NoSnapshot, "no-snapshot", false, "make no snapshot at the end")
 	f.IntVar(&o.APIPort, "port", 0, "port of the API on 127.0.0.1 (default any free one)")

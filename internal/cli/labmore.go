@@ -118,3 +118,17 @@ func labRemoveCommand(env *Env) *cobra.Command {
 	}
 	return confirmed(env, c, "Delete lab %s with its disk?")
 }
+
+// labPipeCommand is what QEMU runs for each connection of a guest to its release server.
+func labPipeCommand(env *Env) *cobra.Command {
+	return &cobra.Command{
+		Use:     "pipe ADDRESS",
+		Short:   "Join standard input and output to a TCP port of this computer",
+		Example: "  holdfast lab pipe 127.0.0.1:8080",
+		Args:    args("ADDRESS"),
+		Hidden:  true,
+		RunE: func(c *cobra.Command, args []string) error {
+			return lab.Pipe(c.Context(), args[0], env.Stdin, env.Stdout)
+		},
+	}
+}

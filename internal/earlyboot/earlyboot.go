@@ -11,7 +11,11 @@
 //   - The system disk is the one whose ESP the boot loader was read from, and its
 //     partitions are found by number on that disk, never by a label: another disk may
 //     carry the same labels.
-//   - A medium with an install seed is not written to: the system runs on a tmpfs.
+//   - A medium with an install seed is not written to: the system runs on a tmpfs. A
+//     disk without a root volume whose seed cannot be read is not written to either.
+//   - A recovery key is asked for only when no key opened the volume. Any other fault
+//     would stay with the right key, and a prompt that a changed header can bring
+//     about teaches people to type keys into it.
 //   - The root volume opens by the TPM at most once in a boot: opening it extends
 //     PCR 15 with the volume key, and the TPM's policy wants PCR 15 to be zero.
 //   - A root volume without a machine id was never handed to the system: the first

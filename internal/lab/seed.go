@@ -18,8 +18,10 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
 )
 
-// guestHost is where the guest finds this computer in QEMU's user network.
-const guestHost = "10.0.2.2"
+// ReleaseURL is where a node of the lab finds the release tree of its lab. It is an
+// address of QEMU's user network that leads to the lab's own server, and stays the same
+// whichever port that has.
+const ReleaseURL = "http://" + qemu.ReleaseAddress
 
 // seedInput is what the seed of a lab depends on.
 type seedInput struct {
@@ -53,7 +55,7 @@ func seedMembers(in seedInput) (map[string]any, error) {
 	}
 	if in.ReleasePort != 0 && len(in.UpdateCA) > 0 {
 		members["provider"] = object{"version": "1", "name": "images", "config": object{
-			"server_url": fmt.Sprintf("http://%s:%d", guestHost, in.ReleasePort),
+			"server_url": ReleaseURL,
 			"update_ca":  string(in.UpdateCA),
 		}}
 	}

@@ -46,7 +46,7 @@ func TestSeedArchive_WithReleaseServer_HoldsTheFourDocuments(t *testing.T) {
 		"applications.json": `{"applications":[{"name":"incus"}],"version":"1"}`,
 		"incus.json": `{"apply_defaults":true,"preseed":{"certificates":[{"certificate":"bm90IHJlYWxseSBERVI=","name":"lab","type":"client"}],` +
 			`"config":{"core.https_address":":8443"}},"version":"1"}`,
-		"provider.json": `{"config":{"server_url":"http://10.0.2.2:8123","update_ca":"CA"},"name":"images","version":"1"}`,
+		"provider.json": `{"config":{"server_url":"http://10.0.2.100:8080","update_ca":"CA"},"name":"images","version":"1"}`,
 	}
 	if diff := cmp.Diff(want, members(t, archive)); diff != "" {
 		t.Errorf("seed (-want +got):\n%s", diff)

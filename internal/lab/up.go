@@ -40,6 +40,9 @@ type Hardware struct {
 	DiskGiB []int
 	// DiskBus defaults to virtio, MediumBus to usb.
 	DiskBus, MediumBus qemu.Bus
+	// Internet lets the node reach the networks of this computer. Without it the node
+	// finds its clients and its release server, and nothing else.
+	Internet bool
 	// NoMedium attaches no install medium.
 	NoMedium bool
 	// MediumFirst boots from the medium before the disks.
@@ -277,6 +280,9 @@ func (u *up) create(ctx context.Context) error {
 	u.s = ports
 	u.s.Release, u.s.Stage, u.s.Made = version, stageInstalling, time.Now().UTC().Truncate(time.Second)
 	u.s.Machine = machineOf(u.d, u.o.Hardware, u.accel, u.s.APIPort)
+	if u.s.ReleasePort != 0 {
+		u.s.Machine.Release = fmt.Sprintf("'%s' lab pipe 127.0.0.1:%d", filepath.Join(u.root, "bin", "holdfast"), u.s.ReleasePort)
+	}
 	var cert []byte
 	if err := u.phase(ctx, "client certificate", 0, func(context.Context) (err error) {
 		cert, err = clientCert(u.d)

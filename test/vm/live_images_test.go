@@ -106,32 +106,20 @@ type shop struct {
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
-	s := &shop{dir: t.TempDir()}
-	s.tree = filepath.Join(s.dir, "tree")
-	if err := os.Mkdir(s.tree, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	tree, err := release.Serve(s.tree)
+	// A tree within the lab's own tree: its server is the only one that a node can reach.
+	tree, err := os.MkdirTemp(machines.tree, "test-shop-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: tree, ReadHeaderTimeout: shortLimit}
-	go func() { _ = server.Serve(listener) }() // it ends with Close
 	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := tree.Close(); err != nil {
+		if err := os.RemoveAll(tree); err != nil {
 			t.Error(err)
 		}
 	})
-	// The guest finds this computer at this address of QEMU's user network.
-	s.url = fmt.Sprintf("http://10.0.2.2:%d", listener.Addr().(*net.TCPAddr).Port)
-	return s
+	if err := os.Chmod(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &shop{dir: t.TempDir(), tree: tree, url: lab.ReleaseURL + "/" + filepath.Base(tree)}
 }
 
 // published is the application's file as the build published it.

@@ -1,5 +1,6 @@
 // Command layercheck enforces the rules of ARCHITECTURE.md that a compiler does not:
-// which package may import which, how long a file may be, and that no test sleeps.
+// which package may import which, how long a file or a function may be, how many
+// methods an interface may have, and that no test sleeps.
 //
 // It is run in the module's folder, without arguments. It prints each broken rule as
 // `WHERE: RULE` and ends with 1 if there was one, with 2 if it could not look.
@@ -12,9 +13,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io"
 	"os"
 	"path"
@@ -133,25 +131,4 @@ func checkFiles(l listed) ([]violation, error) {
 		}
 	}
 	return found, nil
-}
-
-// findSleeps gives the lines of a file that call time.Sleep.
-func findSleeps(name string, source []byte) ([]int, error) {
-	files := token.NewFileSet()
-	file, err := parser.ParseFile(files, name, source, 0)
-	if err != nil {
-		return nil, fmt.Errorf("parsing %s: %w", name, err)
-	}
-	var lines []int
-	ast.Inspect(file, func(n ast.Node) bool {
-		selector, ok := n.(*ast.SelectorExpr)
-		if !ok || selector.Sel.Name != "Sleep" {
-			return true
-		}
-		if x, ok := selector.X.(*ast.Ident); ok && x.Name == "time" {
-			lines = append(lines, files.Position(n.Pos()).Line)
-		}
-		return true
-	})
-	return lines, nil
 }

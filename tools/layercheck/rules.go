@@ -125,22 +125,21 @@ const (
 )
 
 // checkFile gives the broken rules of one Go file; path is relative to the module.
-func checkFile(path string, source []byte) ([]violation, error) {
+func checkFile(path string, text []byte) ([]violation, error) {
+	parsed, err := parse(path, text)
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasSuffix(path, "_test.go") {
+		return parsed.sleeps(), nil
+	}
 	var found []violation
-	lines := strings.Count(string(source), "\n")
+	lines := strings.Count(string(text), "\n")
 	switch {
-	case strings.HasSuffix(path, "_test.go"):
-		sleeps, err := findSleeps(path, source)
-		if err != nil {
-			return nil, err
-		}
-		for _, line := range sleeps {
-			found = append(found, violation{fmt.Sprintf("%s:%d", path, line), "a test does not sleep: wait for what it needs"})
-		}
 	case under(path, "cmd") && strings.HasSuffix(path, "/main.go") && lines > maxMain:
 		found = append(found, violation{path, fmt.Sprintf("main.go wires and nothing else: %d lines, at most %d", lines, maxMain)})
 	case lines > maxSource:
 		found = append(found, violation{path, fmt.Sprintf("a file has at most %d lines, this one %d", maxSource, lines)})
 	}
-	return found, nil
+	return append(found, parsed.sizes()...), nil
 }

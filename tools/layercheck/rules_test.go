@@ -72,7 +72,17 @@ func TestCheckFile_LimitPassed_NamesFileAndRule(t *testing.T) {
 		"long test": {"internal/x/x_test.go", lines(501), nil},
 		"sleeping test": {"internal/x/x_test.go", "package x\n\nfunc f() {\n\ttime.Sleep(1)\n}\n",
 			[]violation{{"internal/x/x_test.go:4", "a test does not sleep: wait for what it needs"}}},
-		"sleep in a comment": {"internal/x/x_test.go", "package x\n\n// time.Sleep(1)\n", nil},
+		"function at limit": {"internal/x/x.go", "package x\n\nfunc f() {" + strings.Repeat("\n", 69) + "}\n", nil},
+		"function too long": {"internal/x/x.go", "package x\n\nfunc (x t) f() {" + strings.Repeat("\n", 70) + "}\n",
+			[]violation{{"internal/x/x.go:3", "a function has at most 70 lines, f has 71"}}},
+		"comment above a function": {"internal/x/x.go", "package x\n" + strings.Repeat("// long\n", 80) + "func f() {}\n", nil},
+		"long function of a test":  {"internal/x/x_test.go", "package x\n\nfunc f() {" + strings.Repeat("\n", 70) + "}\n", nil},
+		"interface at limit":       {"internal/x/x.go", "package x\n\ntype i interface{ a(); b(); c(); d(); e(); f() }\n", nil},
+		"interface too wide": {"internal/x/x.go", "package x\n\ntype i interface{ a(); b(); c(); d(); e(); f(); error }\n",
+			[]violation{{"internal/x/x.go:3", "an interface has at most 6 methods, i has 7"}}},
+		"interface of a test":   {"internal/x/x_test.go", "package x\n\ntype i interface{ a(); b(); c(); d(); e(); f(); g() }\n", nil},
+		"struct of many fields": {"internal/x/x.go", "package x\n\ntype s struct{ a, b, c, d, e, f, g int }\n", nil},
+		"sleep in a comment":    {"internal/x/x_test.go", "package x\n\n// time.Sleep(1)\n", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := checkFile(test.path, []byte(test.source))

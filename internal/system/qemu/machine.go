@@ -94,6 +94,12 @@ type Machine struct {
 	Disks []Disk `json:"disks"`
 	// APIPort on 127.0.0.1 leads to the guest's port 8443; 0 means no forwarding.
 	APIPort int `json:"api_port,omitempty"`
+	// Internet lets the guest reach what this computer reaches. Without it the guest's
+	// network ends at this machine: only the forwarded ports lead out of it or into it.
+	Internet bool `json:"internet,omitempty"`
+	// Release is a command whose standard input and output are a connection of the
+	// guest to ReleaseAddress; empty means none.
+	Release string `json:"release,omitempty"`
 	// NoNetwork leaves out the network card.
 	NoNetwork bool `json:"no_network,omitempty"`
 	// Serial is the file the first serial port is appended to.
@@ -113,6 +119,9 @@ type Machine struct {
 	// Incoming is a memory image to start from, paused; empty means a cold start.
 	Incoming string `json:"-"`
 }
+
+// ReleaseAddress is where the guest finds the server of releases.
+const ReleaseAddress = "10.0.2.100:8080"
 
 // Args are the arguments for qemu-system-x86_64.
 func Args(tools Tools, m Machine) []string {
@@ -209,8 +218,14 @@ func network(m Machine) []string {
 		return nil
 	}
 	netdev := "user,id=net0"
+	if !m.Internet {
+		netdev += ",restrict=on"
+	}
 	if m.APIPort != 0 {
 		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:8443", m.APIPort)
+	}
+	if m.Release != "" {
+		netdev += ",guestfwd=tcp:" + ReleaseAddress + "-cmd:" + comma(m.Release)
 	}
 	return []string{"-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,romfile="}
 }
