@@ -26,8 +26,8 @@ build: programs ## build the image, its applications and the release tree
 	bin/holdfast image build
 	bin/holdfast release publish .build/release
 
-up: build ## install a node in a virtual machine and wait until it answers (FRESH=1: from the start)
-	bin/holdfast lab up $(LAB) $(if $(FRESH),--fresh)
+up: build ## install a node in a virtual machine and wait until it answers (FRESH=1: anew, INTERNET=1: let it out)
+	bin/holdfast lab up $(LAB) $(if $(FRESH),--fresh) $(if $(INTERNET),--internet)
 
 down: programs ## stop the virtual machine
 	bin/holdfast lab down $(LAB)
@@ -40,7 +40,7 @@ check: ## formatting, vet, staticcheck, import directions, tests of tier 0 with 
 	@command -v gcc >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends gcc libc6-dev; } # for the race detector
 	CGO_ENABLED=1 go test -race -short ./...
 
-test: check test-host test-vm ## everything
+test: check fuzz-sample test-host test-vm ## everything
 
 test-host: build ## adapters against the real programs on this kernel
 	go test -count=1 ./test/host/...
@@ -51,9 +51,12 @@ test-vm: build ## the real image in QEMU
 fuzz: ## every parser of foreign bytes, a minute each
 	for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do
 		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | cut -c 6-); do
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),60s) ./$$package
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),60s) -fuzzminimizetime 1x ./$$package
 		done
 	done
+
+fuzz-sample: ## a minute of the parser of seeds, which reads foreign bytes as root before any login
+	go test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(or $(FUZZTIME),60s) -fuzzminimizetime 1x ./internal/seed
 
 bench: build ## measure, and write docs/benchmarks.md
 	go run ./test/bench -out docs/benchmarks.md
@@ -62,4 +65,4 @@ clean: ## remove what was built here, but not the cache
 	-[ ! -x bin/holdfast ] || bin/holdfast lab down --all
 	rm -rf bin .build .lab
 
-.PHONY: help programs build up down check test test-host test-vm fuzz bench clean
+.PHONY: help programs build up down check test test-host test-vm fuzz fuzz-sample bench clean

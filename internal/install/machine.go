@@ -8,7 +8,8 @@
 // simply does it again:
 //
 //	wipe        the old table goes, backup first; then the unfinished mark is set
-//	zero, copy  the contents of partitions 1 to 5; no table says that they are there
+//	zero, copy  the contents of partitions 1 to 5; no table says that they are there.
+//	            Only what the medium's file systems use is copied (Used)
 //	table       the commit: from here on the disk can be started
 //	firmware    boot entry and the note "installed" in a firmware variable
 //	unmark      the mark goes

@@ -33,6 +33,28 @@ type Step struct {
 	Name string
 	// Offset and Size are the range in bytes, the same on medium and target.
 	Offset, Size int64
+	// Used are the pieces of the range that are copied; nil is all of it. The rest is
+	// what an earlier step made of it: zeros.
+	Used []Range
+}
+
+// Bytes is how much the step moves: the size of its range, or of what is used of it.
+func (s Step) Bytes() int64 {
+	if s.Used == nil {
+		return s.Size
+	}
+	var sum int64
+	for _, r := range s.Used {
+		sum += r.Size
+	}
+	return sum
+}
+
+func (s Step) pieces() []Range {
+	if s.Used == nil {
+		return []Range{{s.Offset, s.Size}}
+	}
+	return s.Used
 }
 
 // String is the step in one line.
@@ -42,9 +64,34 @@ func (s Step) String() string {
 		text += " " + s.Name
 	}
 	if s.Size > 0 {
-		text += fmt.Sprintf(": %s at %d", formatSize(s.Size), s.Offset)
+		text += ": " + formatSize(s.Bytes())
+		if s.Used != nil {
+			text += " of " + formatSize(s.Size)
+		}
+		text += fmt.Sprintf(" at %d", s.Offset)
 	}
 	return text
+}
+
+// words say what the steps without a range are for.
+var words = map[Action]string{
+	Forget:    "clearing the note of the earlier installation",
+	Wipe:      "removing the old partition table and what was known of the old contents",
+	Sync:      "waiting until the disk has written everything",
+	WriteTab:  "writing the partition table; from here on the disk can be started",
+	Reread:    "reading the partition table back",
+	BootEntry: "putting the disk first in the firmware's boot order",
+	Complete:  "noting in the firmware that the machine is installed",
+	Unmark:    "removing the mark of an unfinished installation",
+	Leave:     "done, leaving the installer",
+}
+
+// Words is the step for a person who watches: what String says, and what it is for.
+func (s Step) Words() string {
+	if text := words[s.Action]; text != "" {
+		return s.String() + ": " + text
+	}
+	return s.String()
 }
 
 // Loader is an entry for the firmware's boot menu.
@@ -78,6 +125,17 @@ type Plan struct {
 	Restart bool
 }
 
+// CopyBytes is how much is copied from the medium, in bytes.
+func (p Plan) CopyBytes() int64 {
+	var sum int64
+	for _, step := range p.Steps {
+		if step.Action == Copy {
+			sum += step.Bytes()
+		}
+	}
+	return sum
+}
+
 // String lists the steps, one a line.
 func (p Plan) String() string {
 	var text strings.Builder
@@ -94,6 +152,9 @@ type Input struct {
 	Arch   string
 	Medium Medium
 	Target Disk
+	// Used are the ranges that the medium uses, by partition, as Used gives them; a
+	// partition that is missing is copied in full.
+	Used map[int][]Range
 	// Forget is true when an earlier installation left its note in the firmware.
 	Forget bool
 	// Seed is the tar for the target: without the request to install.
@@ -122,6 +183,11 @@ func NewPlan(in Input) (Plan, error) {
 	if int64(len(in.Seed)) > layout.Size(layout.Seed) {
 		return Plan{}, fmt.Errorf("planning the installation of %s: the seed has %d bytes, and its partition %d", in.Target.Path, len(in.Seed), layout.Size(layout.Seed))
 	}
+	for _, p := range table {
+		if !inside(in.Used[p.Number], p) {
+			return Plan{}, fmt.Errorf("planning the installation of %s: what is used of partition %d does not lie in it", in.Target.Path, p.Number)
+		}
+	}
 	guids := map[int]string{}
 	for number := layout.ESP; number <= layout.UsrB; number++ {
 		guids[number] = in.NewGUID()
@@ -139,7 +205,7 @@ func NewPlan(in Input) (Plan, error) {
 	esp := table[layout.ESP-1]
 	return Plan{
 		Medium: in.Medium.Path, Target: in.Target.Path, TargetSize: in.Target.Size,
-		Steps: steps(table, in.Medium.Version, int64(len(in.Seed)), in.Forget),
+		Steps: steps(table, in.Medium.Version, int64(len(in.Seed)), in.Forget, in.Used),
 		Table: script, ESP: guids[layout.ESP], Seed: in.Seed, Restart: in.Restart,
 		Loader: Loader{Label: layout.Name, Partition: layout.ESP, Start: esp.Start / in.Target.Sector,
 			Size: esp.Size / in.Target.Sector, GUID: guids[layout.ESP], Path: loaders[in.Arch]},
@@ -148,7 +214,7 @@ func NewPlan(in Input) (Plan, error) {
 
 // steps lists what is done with a table. What a first boot or an update will fill
 // later only loses its first bytes, where a left-over signature would be found.
-func steps(table []layout.Partition, version string, seedSize int64, forget bool) []Step {
+func steps(table []layout.Partition, version string, seedSize int64, forget bool, used map[int][]Range) []Step {
 	var list []Step
 	if forget {
 		list = append(list, Step{Action: Forget})
@@ -161,15 +227,15 @@ func steps(table []layout.Partition, version string, seedSize int64, forget bool
 			if p.Size > 0 {
 				size = min(size, p.Size)
 			}
-			list = append(list, Step{Zero, fmt.Sprintf("start of partition %d", p.Number), p.Start, size})
+			list = append(list, Step{Action: Zero, Name: fmt.Sprintf("start of partition %d", p.Number), Offset: p.Start, Size: size})
 			continue
 		}
-		list = append(list, Step{Zero, name, p.Start, p.Size})
+		list = append(list, Step{Action: Zero, Name: name, Offset: p.Start, Size: p.Size})
 		if p.Number == layout.Seed {
-			list = append(list, Step{WriteSeed, name, p.Start, seedSize})
+			list = append(list, Step{Action: WriteSeed, Name: name, Offset: p.Start, Size: seedSize})
 			continue
 		}
-		list = append(list, Step{Copy, name, p.Start, p.Size})
+		list = append(list, Step{Action: Copy, Name: name, Offset: p.Start, Size: p.Size, Used: used[p.Number]})
 	}
 	for _, action := range []Action{Sync, WriteTab, Reread, BootEntry, Complete, Unmark, Leave} {
 		list = append(list, Step{Action: action})

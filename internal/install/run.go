@@ -156,35 +156,22 @@ func (s shifted) ReadAt(p []byte, offset int64) (int, error) {
 	return s.ReaderAt.ReadAt(p, offset-s.by)
 }
 
-// copyRange copies a range that was zeroed before: chunks of zeros are left out.
-// What was written is read back from the disk and compared by its SHA-256.
+// copyRange copies what is used of a range that was zeroed before: chunks of zeros
+// are left out. What was written is read back from the disk and compared by its
+// SHA-256.
 func copyRange(ctx context.Context, step Step, from io.ReaderAt, to TargetDisk, watch Observer) error {
-	buffer := make([]byte, min(chunk, step.Size))
 	wrote, read := sha256.New(), sha256.New()
 	var written []int64
-	each := func(work func(offset int64, data []byte) error) error {
-		for done := int64(0); done < step.Size; {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			data := buffer[:min(chunk, step.Size-done)]
-			if err := work(step.Offset+done, data); err != nil {
-				return fmt.Errorf("at byte %d: %w", step.Offset+done, err)
-			}
-			done += int64(len(data))
-		}
-		return nil
-	}
-	report := func(done int64) {
-		if watch.Progress != nil {
-			watch.Progress(string(step.Action)+" "+step.Name, done, step.Size)
-		}
-	}
-	err := each(func(offset int64, data []byte) error {
+	var done int64
+	total := step.Bytes()
+	err := eachChunk(ctx, step, func(offset int64, data []byte) error {
 		if err := readFull(from, data, offset); err != nil {
 			return fmt.Errorf("reading the medium: %w", err)
 		}
-		defer report(offset - step.Offset + int64(len(data)))
+		done += int64(len(data))
+		if watch.Progress != nil {
+			defer watch.Progress(string(step.Action)+" "+step.Name, done, total)
+		}
 		if bytes.Equal(data, zeros[:len(data)]) {
 			return nil
 		}
@@ -199,7 +186,7 @@ func copyRange(ctx context.Context, step Step, from io.ReaderAt, to TargetDisk, 
 	if err := to.Sync(); err != nil {
 		return err
 	}
-	err = each(func(offset int64, data []byte) error {
+	err = eachChunk(ctx, step, func(offset int64, data []byte) error {
 		if len(written) == 0 || written[0] != offset {
 			return nil
 		}
@@ -215,6 +202,25 @@ func copyRange(ctx context.Context, step Step, from io.ReaderAt, to TargetDisk, 
 	}
 	if !bytes.Equal(wrote.Sum(nil), read.Sum(nil)) {
 		return errors.New("what was read back is not what was written: the disk or the medium is faulty")
+	}
+	return nil
+}
+
+// eachChunk calls work for the pieces of a step, each cut into chunks, with a buffer
+// of the right size.
+func eachChunk(ctx context.Context, step Step, work func(offset int64, data []byte) error) error {
+	buffer := make([]byte, min(chunk, step.Size))
+	for _, piece := range step.pieces() {
+		for done := int64(0); done < piece.Size; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			data := buffer[:min(int64(len(buffer)), piece.Size-done)]
+			if err := work(piece.Offset+done, data); err != nil {
+				return fmt.Errorf("at byte %d: %w", piece.Offset+done, err)
+			}
+			done += int64(len(data))
+		}
 	}
 	return nil
 }

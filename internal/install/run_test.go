@@ -142,7 +142,10 @@ func (e *memEnv) content() Content {
 }
 
 // smallPlan is a plan whose partitions take 128 KiB each, so that every cut can be tried.
-func smallPlan(t *testing.T) Plan {
+func smallPlan(t *testing.T) Plan { t.Helper(); return usedPlan(t, nil) }
+
+// usedPlan is smallPlan with the ranges that the medium uses.
+func usedPlan(t *testing.T, used map[int][]Range) Plan {
 	t.Helper()
 	table, err := layout.Table("x86_64")
 	if err != nil {
@@ -152,7 +155,7 @@ func smallPlan(t *testing.T) Plan {
 		table[i].Start, table[i].Size = 2<<20+int64(i)*(128<<10), 128<<10
 	}
 	tar := []byte("a seed without a request to install")
-	return Plan{Target: "/dev/vda", TargetSize: memSize, Steps: steps(table, "202611220104", int64(len(tar)), false),
+	return Plan{Target: "/dev/vda", TargetSize: memSize, Steps: steps(table, "202611220104", int64(len(tar)), false, used),
 		Table: "TABLE " + espGUID, ESP: espGUID, Seed: tar, Loader: Loader{Label: "Holdfast", GUID: espGUID}}
 }
 
@@ -174,42 +177,51 @@ func newEnv(before byte) *memEnv {
 // The promise: pull the plug at any moment, start the medium again, and get what an
 // undisturbed installation gives, without having to set force_install.
 func TestRun_PowerCutBeforeAnyOperation_NextRunEndsTheSame(t *testing.T) {
-	for _, loses := range []bool{false, true} {
-		for _, before := range []byte{0, 0xa5} {
-			whole := newEnv(before)
-			if err := Run(context.Background(), smallPlan(t), whole, Observer{}); err != nil {
-				t.Fatal(err)
-			}
-			for cut := 0; ; cut++ {
-				env := newEnv(before)
-				env.disk.left, env.disk.loses = cut, loses
-				err := Run(context.Background(), smallPlan(t), env, Observer{})
-				if err == nil {
-					if cut < 36 {
-						t.Fatalf("only %d operations were cut", cut)
-					}
-					break
-				}
-				if !errors.Is(err, errPower) {
-					t.Fatal(err)
-				}
-				name := fmt.Sprintf("disk of %#x, loses %t, cut %d", before, loses, cut)
-				env.disk.left = -1
-				again(t, name, env, whole)
+	for name, plan := range map[string]Plan{"everything": smallPlan(t), "what is used": usedPlan(t, smallUsed)} {
+		for _, loses := range []bool{false, true} {
+			for _, before := range []byte{0, 0xa5} {
+				t.Run(fmt.Sprintf("%s, disk of %#x, loses %t", name, before, loses), func(t *testing.T) {
+					cutEverywhere(t, plan, before, loses)
+				})
 			}
 		}
 	}
 }
 
+// cutEverywhere cuts an installation before each of its operations.
+func cutEverywhere(t *testing.T, plan Plan, before byte, loses bool) {
+	t.Helper()
+	whole := newEnv(before)
+	if err := Run(context.Background(), plan, whole, Observer{}); err != nil {
+		t.Fatal(err)
+	}
+	for cut := 0; ; cut++ {
+		env := newEnv(before)
+		env.disk.left, env.disk.loses = cut, loses
+		err := Run(context.Background(), plan, env, Observer{})
+		if err == nil {
+			if cut < 36 {
+				t.Fatalf("only %d operations were cut", cut)
+			}
+			return
+		}
+		if !errors.Is(err, errPower) {
+			t.Fatal(err)
+		}
+		env.disk.left = -1
+		again(t, fmt.Sprintf("cut %d", cut), plan, env, whole)
+	}
+}
+
 // again starts the medium once more after a cut, and compares.
-func again(t *testing.T, name string, env, whole *memEnv) {
+func again(t *testing.T, name string, plan Plan, env, whole *memEnv) {
 	t.Helper()
 	if !env.complete { // else the next start asks for the medium to be removed
 		if occupied := env.content().Occupied(); occupied != "" {
 			t.Errorf("%s: the next start would refuse the disk: it holds %s", name, occupied)
 			return
 		}
-		if err := Run(context.Background(), smallPlan(t), env, Observer{}); err != nil {
+		if err := Run(context.Background(), plan, env, Observer{}); err != nil {
 			t.Errorf("%s: %v", name, err)
 			return
 		}

@@ -120,18 +120,31 @@ func (o Options) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, host.Close())
 	}
-	plan, err := install.NewPlan(install.Input{Arch: o.Arch, Medium: machine.Medium, Target: target,
+	used, odd := install.Used(host.medium, machine.Medium.Parts)
+	for _, problem := range odd {
+		o.Console(Warn, problem.Error())
+	}
+	plan, err := install.NewPlan(install.Input{Arch: o.Arch, Medium: machine.Medium, Target: target, Used: used,
 		Forget: machine.InstallComplete, Seed: archive, Restart: o.Seed.Install.ForceReboot, NewGUID: newGUID})
 	if err != nil {
 		return errors.Join(err, host.Close())
 	}
-	o.Console(Info, fmt.Sprintf("installing release %s on %s (%s)", o.Version, target.Path, target.Model))
-	err = install.Run(ctx, plan, host, install.Observer{
-		Step:     func(step install.Step) { o.Console(Info, step.String()) },
+	o.Console(Info, fmt.Sprintf("installing release %s on %s (%s): %d MiB to copy", o.Version, target.Path, target.Model, plan.CopyBytes()>>20))
+	err = install.Run(ctx, plan, host, o.observer(len(plan.Steps)))
+	return errors.Join(err, host.Close())
+}
+
+// observer shows on the console what is done, each step with its number.
+func (o Options) observer(steps int) install.Observer {
+	number := 0
+	return install.Observer{
+		Step: func(step install.Step) {
+			number++
+			o.Console(Info, fmt.Sprintf("%d of %d: %s", number, steps, step.Words()))
+		},
 		Progress: o.Progress,
 		Warn:     func(message string) { o.Console(Warn, message) },
-	})
-	return errors.Join(err, host.Close())
+	}
 }
 
 // Gather reads what install.Check has to know. A disk that cannot be read is left

@@ -122,12 +122,17 @@ func cmdline(pid int) string {
 // portOwner names the process that listens on a local TCP port, as far as this
 // user may see it.
 func portOwner(port int) string {
-	table, err := os.Open("/proc/net/tcp")
-	if err != nil {
-		return "another process"
+	inode := ""
+	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} { // "::" covers 127.0.0.1 too
+		table, err := os.Open(name)
+		if err != nil {
+			continue // a kernel without IPv6 has one table
+		}
+		if inode == "" {
+			inode = listenInode(table, port)
+		}
+		_ = table.Close() // only read
 	}
-	defer func() { _ = table.Close() }() // only read
-	inode := listenInode(table, port)
 	if inode == "" {
 		return "another process"
 	}

@@ -43,7 +43,7 @@ func (l *Lab) start(ctx context.Context, d dir, s state, incoming string) error 
 	}
 	if s.APIPort != 0 {
 		if _, err := freePort(s.APIPort); err != nil {
-			return fmt.Errorf("starting the machine: %w", err)
+			return fmt.Errorf("starting the machine: %w (stop that process, or start again with --fresh)", err)
 		}
 	}
 	if s.Machine.TPM != "" && !pidAlive(d.file("swtpm.pid"), d.file("tpm.sock")) {

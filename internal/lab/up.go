@@ -328,7 +328,11 @@ func (u *up) ports() (state, error) {
 
 func (u *up) port(file string, wanted int) (int, error) {
 	if wanted != 0 {
-		return freePort(wanted)
+		port, err := freePort(wanted)
+		if err != nil {
+			return 0, fmt.Errorf("choosing the machine's ports: %w (stop that process, or choose another port)", err)
+		}
+		return port, nil
 	}
 	if raw, err := os.ReadFile(u.d.file(file)); err == nil {
 		if last, err := strconv.Atoi(string(raw)); err == nil {

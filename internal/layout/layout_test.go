@@ -57,8 +57,17 @@ func TestTable_SmallestDisk_HasRoomForData(t *testing.T) {
 	if layout.Start(layout.LocalData) > layout.MaximumSystem {
 		t.Errorf("the system takes %d bytes", layout.Start(layout.LocalData))
 	}
-	if got := layout.LocalDataSize(layout.MinimumDisk); got != 8885600256 {
-		t.Errorf("got %d bytes for local-data", got)
+}
+
+// The sizes are those that systemd-repart was seen to make, on disks of 20 GiB, of
+// 20 GiB and a sector more, and a sector less.
+func TestLocalDataSize_EndOfDisk_IsWhatRepartMakes(t *testing.T) {
+	for disk, want := range map[int64]int64{
+		21474836480: 8886628352, 21474836992: 8886632448, 21474835968: 8886628352,
+	} {
+		if got := layout.LocalDataSize(disk); got != want {
+			t.Errorf("disk of %d: got %d bytes for local-data, want %d", disk, got, want)
+		}
 	}
 }
 

@@ -3,6 +3,10 @@
 // The private key is a file or lies in a token behind PKCS#11, where openssl alone
 // has to reach it; nothing of it passes through this program. Signatures are S/MIME
 // ("smime -sign -text"), because that is what foreign clients of a tree verify.
+//
+// A PIN in a token's URI is taken out of it: openssl repeats the URI in its messages,
+// and the arguments of a process can be read by others. openssl gets the PIN in its
+// environment, which only the same user can read.
 package sign
 
 import (
@@ -10,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
@@ -27,9 +32,9 @@ type OpenSSL struct {
 	Run run.Runner
 	// Program is the openssl program; default "openssl".
 	Program string
-	// Key is the path of a PEM private key without passphrase, or a "pkcs11:" URI.
-	// A PIN belongs into a file that the URI names ("?pin-source=file:/..."), because
-	// the arguments of a process can be read by others.
+	// Key is the path of a PEM private key without passphrase, or a "pkcs11:" URI. The
+	// token's PIN is best in a file that the URI names ("?pin-source=file:/...");
+	// "?pin-value=..." is possible.
 	Key string
 	// Certificate is the path of the signer's PEM certificate.
 	Certificate string
@@ -73,6 +78,13 @@ func (o OpenSSL) command(data []byte) (run.Command, error) {
 	}
 	token := strings.HasPrefix(o.Key, "pkcs11:")
 	args := []string{"smime", "-sign", "-text", "-md", "sha256", "-signer", o.Certificate}
+	key, pin := o.Key, ""
+	if token {
+		var err error
+		if key, pin, err = takePIN(o.Key); err != nil {
+			return run.Command{}, err
+		}
+	}
 	var env []string
 	switch {
 	case token && o.Engine:
@@ -83,10 +95,40 @@ func (o OpenSSL) command(data []byte) (run.Command, error) {
 	if token && o.Module != "" {
 		env = []string{"PKCS11_PROVIDER_MODULE=" + o.Module, "PKCS11_MODULE_PATH=" + o.Module}
 	}
-	args = append(args, "-inkey", o.Key)
+	if pin != "" {
+		args, env = append(args, "-passin", "env:"+pinVariable), append(env, pinVariable+"="+pin)
+	}
+	args = append(args, "-inkey", key)
 	if o.Chain != "" {
 		args = append(args, "-certfile", o.Chain)
 	}
-	// A URI may carry a PIN, so its arguments stay out of errors.
+	// Where a PIN lies is nobody's business either, so the arguments stay out of errors.
 	return run.Command{Name: program, Args: args, Env: env, Stdin: bytes.NewReader(data), Secret: token}, nil
+}
+
+// pinVariable is the variable of the environment that hands a PIN to openssl.
+const pinVariable = "HOLDFAST_TOKEN_PIN"
+
+// takePIN parts a "pkcs11:" URI from the value of its attribute pin-value, which is ""
+// where there is none.
+func takePIN(uri string) (rest, pin string, err error) {
+	path, query, _ := strings.Cut(uri, "?")
+	var kept []string
+	for attribute := range strings.SplitSeq(query, "&") {
+		value, found := strings.CutPrefix(attribute, "pin-value=")
+		if !found {
+			kept = append(kept, attribute)
+			continue
+		}
+		if pin, err = url.PathUnescape(value); err != nil {
+			return "", "", errors.New("reading the PIN in the key's URI: a % must be followed by two hexadecimal digits")
+		}
+		if strings.ContainsRune(pin, 0) {
+			return "", "", errors.New("reading the PIN in the key's URI: it holds a zero byte")
+		}
+	}
+	if query = strings.Join(kept, "&"); query != "" {
+		path += "?" + query
+	}
+	return path, pin, nil
 }

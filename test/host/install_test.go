@@ -120,12 +120,13 @@ func installOnce(t *testing.T, o installer.Options, medium, target string, stop 
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := install.NewPlan(install.Input{Arch: layout.X86_64, Medium: described, NewGUID: fixedGUIDs(), Restart: true,
-		Target: install.Disk{Path: target, Size: layout.MinimumDisk, Sector: 512}, Seed: []byte("the seed of the target")})
+	host, err := installer.Open(ctx, o, medium, target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, err := installer.Open(ctx, o, medium, target)
+	used, _ := install.Used(host.Medium(), described.Parts) // a partition without a file system is copied in full
+	plan, err := install.NewPlan(install.Input{Arch: layout.X86_64, Medium: described, Used: used, NewGUID: fixedGUIDs(), Restart: true,
+		Target: install.Disk{Path: target, Size: layout.MinimumDisk, Sector: 512}, Seed: []byte("the seed of the target")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,5 +273,147 @@ func TestInstall_LoopDevice_EndsWithTheTableReadBack(t *testing.T) {
 	}
 	if got.Table != install.ValidTable || len(got.Parts) != 8 || got.Mark != "" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// garbage writes old data at the start, the middle and the end of partitions 1, 4 and 5.
+func garbage(t *testing.T, disk string) []int64 {
+	t.Helper()
+	var places []int64
+	for _, number := range []int{layout.ESP, layout.VerityA, layout.UsrA} {
+		start, size := layout.Start(number), layout.Size(number)
+		places = append(places, start, start+size/2, start+size-4096)
+	}
+	writeAt(t, disk, bytes.Repeat([]byte("old data"), 512), places...)
+	return places
+}
+
+func writeAt(t *testing.T, disk string, data []byte, places ...int64) {
+	t.Helper()
+	f, err := os.OpenFile(disk, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, at := range places {
+		if _, err := f.WriteAt(data, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// section copies a partition between a disk and a file of its own, without its holes.
+func section(t *testing.T, from string, fromAt int64, to string, toAt, size int64) {
+	t.Helper()
+	if _, err := runTool(t, run.Command{Name: "dd", Args: []string{"if=" + from, "of=" + to, "bs=64K", "conv=notrunc,sparse",
+		"iflag=skip_bytes,count_bytes", "oflag=seek_bytes", fmt.Sprintf("skip=%d", fromAt), fmt.Sprintf("seek=%d", toAt),
+		fmt.Sprintf("count=%d", size)}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// realMedium is a medium whose partitions were made by the programs of the image
+// build, the ESP with large sectors or small ones. It gives the root hash of /usr too.
+func realMedium(t *testing.T, sector string, kernel, program []byte) (medium, root string) {
+	t.Helper()
+	tree := needTree(t, "mkfs.fat", "mcopy", "mdel", "mkfs.erofs", "veritysetup")
+	dir := t.TempDir()
+	writeFile(t, dir+"/old.efi", strings.Repeat("deleted!", 1<<17))
+	writeFile(t, dir+"/kernel.efi", string(kernel))
+	writeFile(t, dir+"/usr/bin/program", string(program))
+	medium = newMedium(t)
+	esp, usr, hashes := newImage(t, layout.Size(layout.ESP)), newImage(t, layout.Size(layout.UsrA)), newImage(t, layout.Size(layout.VerityA))
+	var output string
+	for _, command := range []run.Command{
+		tree.Command("mkfs.fat", "-F", "32", "-S", sector, esp),
+		tree.Command("mcopy", "-i", esp, dir+"/old.efi", "::old.efi"),
+		tree.Command("mcopy", "-i", esp, dir+"/kernel.efi", "::kernel.efi"),
+		tree.Command("mdel", "-i", esp, "::old.efi"),
+		tree.Command("mkfs.erofs", "--quiet", usr, dir+"/usr"),
+		tree.Command("veritysetup", "format", usr, hashes),
+	} {
+		out, err := runTool(t, command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		output = out
+	}
+	for _, line := range strings.Split(output, "\n") {
+		if value, ok := strings.CutPrefix(line, "Root hash:"); ok {
+			root = strings.TrimSpace(value)
+		}
+	}
+	if err := os.Truncate(usr, layout.Size(layout.UsrA)); err != nil {
+		t.Fatal(err)
+	}
+	for number, file := range map[int]string{layout.ESP: esp, layout.UsrA: usr, layout.VerityA: hashes} {
+		wipe := make([]byte, 4*layout.MiB) // what newMedium wrote
+		writeAt(t, medium, wipe, layout.Start(number), layout.Start(number)+100*layout.MiB*int64(layout.ESP/number))
+		section(t, file, 0, medium, layout.Start(number), layout.Size(number))
+	}
+	return medium, root
+}
+
+// The whole point of copying less: the installed disk has the same files, its /usr has
+// the same root hash, and nothing else of the medium or of the old disk is on it.
+func TestInstall_RealFileSystems_TargetHoldsFilesAndZeros(t *testing.T) {
+	needInstallTools(t, "sfdisk", "wipefs", "dd")
+	kernel, program := bytes.Repeat([]byte("kernel. "), 3<<16), bytes.Repeat([]byte{0x90, 0x17, 3}, 1<<20)
+	for _, sector := range []string{"512", "4096"} {
+		t.Run("sectors of "+sector, func(t *testing.T) {
+			medium, root := realMedium(t, sector, kernel, program)
+			tree, target := needTree(t, "fsck.erofs", "fsck.fat"), newImage(t, layout.MinimumDisk)
+			old := garbage(t, target)
+			writeAt(t, medium, []byte("old data"), old[1:3]...) // the middle and the end of the ESP
+			if err := installOnce(t, installOptions(t), medium, target, ""); err != nil {
+				t.Fatal(err)
+			}
+			noneLeft(t, target, "old data", "deleted!")
+			esp, usr, hashes := newImage(t, layout.Size(layout.ESP)), newImage(t, layout.Size(layout.UsrA)), newImage(t, layout.Size(layout.VerityA))
+			section(t, target, layout.Start(layout.ESP), esp, 0, layout.Size(layout.ESP))
+			section(t, target, layout.Start(layout.UsrA), usr, 0, layout.Size(layout.UsrA))
+			section(t, target, layout.Start(layout.VerityA), hashes, 0, layout.Size(layout.VerityA))
+			for _, command := range []run.Command{
+				tree.Command("fsck.fat", "-n", esp),
+				tree.Command("fsck.erofs", usr),
+				tree.Command("veritysetup", "verify", usr, hashes, root),
+			} {
+				if out, err := runTool(t, command); err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+			}
+			got, err := runTool(t, tree.Command("mcopy", "-i", esp, "::kernel.efi", "-"))
+			if err != nil || got != string(kernel) {
+				t.Errorf("the kernel on the target has %d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
+// noneLeft looks for texts in partitions 1, 4 and 5 of a disk.
+func noneLeft(t *testing.T, disk string, texts ...string) {
+	t.Helper()
+	f, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	buffer := make([]byte, layout.MiB)
+	for at := int64(layout.MiB); at < layout.Start(layout.SigB); at += layout.MiB {
+		next, err := f.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return
+		}
+		if err == nil {
+			at = next / layout.MiB * layout.MiB
+		}
+		if _, err := f.ReadAt(buffer, at); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range texts {
+			if bytes.Contains(buffer, []byte(text)) {
+				t.Errorf("%q is left near byte %d", text, at)
+			}
+		}
 	}
 }
