@@ -35,9 +35,12 @@ func releasePublishCommand(env *Env) *cobra.Command {
 		Use:   "publish TREE",
 		Short: "Bring a build into a release tree and sign the index",
 		Long: "Bring a build into a release tree and sign the index. Publishing the same build again\n" +
-			"changes nothing; nodes see a release only once it is complete.",
+			"changes nothing; nodes see a release only once it is complete.\n\n" +
+			"The signing key may lie in a token behind PKCS#11. Keep its PIN in a file of mode 0600\n" +
+			"and name it in the URI: pkcs11:token=T;object=O;type=private?pin-source=file:/path",
 		Example: "  holdfast release publish .build/release\n" +
-			"  holdfast release publish /srv/releases --channel testing --medium",
+			"  holdfast release publish /srv/releases --channel testing --medium\n" +
+			"  holdfast release publish /srv/releases --sign-key pkcs11:object=update --sign-cert update.crt",
 		Args: args("TREE"),
 	}
 	f := c.Flags()
@@ -50,11 +53,14 @@ func releasePublishCommand(env *Env) *cobra.Command {
 	f.StringVar(&signer.Key, "sign-key", "", "PEM file or pkcs11: URI of the signing key (default .keys/update.key of the project)")
 	f.StringVar(&signer.Certificate, "sign-cert", "", "PEM file of the signing certificate (default .keys/update.crt of the project)")
 	f.StringVar(&signer.Chain, "sign-chain", "", "PEM file of the certificates above it")
-	f.StringVar(&signer.Module, "sign-module", "", "PKCS#11 library of the token")
+	f.StringVar(&signer.Module, "sign-module", "", "PKCS#11 library of the token (default what openssl's configuration names)")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		o.Tree, o.Severity = args[0], api.Severity(severity)
 		if !o.Severity.Valid() {
 			return usage(c, fmt.Errorf("--severity %q: want none, low, medium, high or critical", severity))
+		}
+		if (signer.Key == "") != (signer.Certificate == "") {
+			return usage(c, errors.New("--sign-key and --sign-cert belong together: want both, or neither"))
 		}
 		if err := publishDefaults(&o, &signer); err != nil {
 			return err

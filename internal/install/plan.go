@@ -76,7 +76,7 @@ func (s Step) String() string {
 // words say what the steps without a range are for.
 var words = map[Action]string{
 	Forget:    "clearing the note of the earlier installation",
-	Wipe:      "removing the old partition table and what was known of the old contents",
+	Wipe:      "removing the old partition table and the signatures of what was there",
 	Sync:      "waiting until the disk has written everything",
 	WriteTab:  "writing the partition table; from here on the disk can be started",
 	Reread:    "reading the partition table back",

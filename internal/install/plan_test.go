@@ -88,3 +88,23 @@ func TestNewPlan_SeedLargerThanItsPartition_IsRefused(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// Somebody watches the screen and should not have to know what "reread" is.
+func TestWords_StepWithoutRange_SaysWhatItIsFor(t *testing.T) {
+	plan, err := NewPlan(Input{Arch: "x86_64", Medium: goodMedium(), Target: small, Forget: true, NewGUID: counter()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range plan.Steps {
+		if step.Size == 0 && step.Name == "" && step.Words() == step.String() {
+			t.Errorf("step %s has no words", step)
+		}
+	}
+	want := "table: writing the partition table; from here on the disk can be started"
+	if got := (Step{Action: WriteTab}).Words(); got != want {
+		t.Errorf("got %q", got)
+	}
+	if got := (Step{Action: Zero, Name: "esp", Offset: 1 << 20, Size: 2 << 30}).Words(); got != "zero esp: 2 GiB at 1048576" {
+		t.Errorf("got %q", got)
+	}
+}

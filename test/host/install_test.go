@@ -365,6 +365,7 @@ func TestInstall_RealFileSystems_TargetHoldsFilesAndZeros(t *testing.T) {
 			tree, target := needTree(t, "fsck.erofs", "fsck.fat"), newImage(t, layout.MinimumDisk)
 			old := garbage(t, target)
 			writeAt(t, medium, []byte("old data"), old[1:3]...) // the middle and the end of the ESP
+			onlyUsed(t, medium)
 			if err := installOnce(t, installOptions(t), medium, target, ""); err != nil {
 				t.Fatal(err)
 			}
@@ -387,6 +388,30 @@ func TestInstall_RealFileSystems_TargetHoldsFilesAndZeros(t *testing.T) {
 				t.Errorf("the kernel on the target has %d bytes, %v", len(got), err)
 			}
 		})
+	}
+}
+
+// onlyUsed wants a few MiB of the 4 GiB to be copied.
+func onlyUsed(t *testing.T, medium string) {
+	t.Helper()
+	described, err := installer.ReadMedium(medium, installVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(medium)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	used, problems := install.Used(f, described.Parts)
+	for number, limit := range map[int]int64{layout.ESP: 36 * layout.MiB, layout.VerityA: layout.MiB, layout.UsrA: 8 * layout.MiB} {
+		var sum int64
+		for _, r := range used[number] {
+			sum += r.Size
+		}
+		if sum == 0 || sum > limit || problems != nil {
+			t.Errorf("%d bytes of partition %d would be copied, want up to %d; %v", sum, number, limit, problems)
+		}
 	}
 }
 

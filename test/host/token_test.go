@@ -5,7 +5,13 @@ package host
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -76,7 +82,7 @@ const softHSM = "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"
 
 // softHSMFiles are the ones of docs/how-to/sign-with-a-token.md.
 var softHSMFiles = map[string]string{
-	"environment": "PKCS11_PROVIDER_MODULE=" + softHSM + "\nSOFTHSM2_CONF=/run/token/softhsm2.conf\nOPENSSL_CONF=/run/token/openssl.cnf\n",
+	"environment":   "PKCS11_PROVIDER_MODULE=" + softHSM + "\nSOFTHSM2_CONF=/run/token/softhsm2.conf\nOPENSSL_CONF=/run/token/openssl.cnf\n",
 	"softhsm2.conf": "directories.tokendir = /run/token/tokens\nobjectstore.backend = file\nlog.level = ERROR\n",
 	"openssl.cnf": "openssl_conf = main\n[main]\nproviders = providers\n[providers]\ndefault = ours\npkcs11 = token\n" +
 		"[ours]\nactivate = 1\n[token]\npkcs11-module-quirks = no-deinit\n",
@@ -92,14 +98,185 @@ func repository(t *testing.T) string {
 	return root
 }
 
-// step runs a script as a build step does: in the tools tree, with the token's URI as
-// $key and its PIN in /run/pin.
+// step runs a script as a build step does: in the tools tree, in the token's folder,
+// with the token's URI as $key and its PIN in /run/pin.
 func (to token) step(script string) string {
 	to.t.Helper()
 	out, err := runTool(to.t, run.Command{Name: "bash", Args: []string{"-c",
-		to.script + `take_pin "$1"; in_tools bash -euc "key=$token_key; $2"`, "step", to.uri, "cd /run/token\n" + quoted(script)}})
+		to.script + `take_pin "$1"; in_tools bash -euc "$2" step "$token_key"`, "step", to.uri, "cd /run/token; key=$1\n" + script}})
 	if err != nil {
 		to.t.Fatalf("%v\n%s", err, out)
 	}
 	return out
+}
+
+// run is a Runner for programs of the tools tree; the PIN is what lib.sh knows of uri.
+func (to token) run(ctx context.Context, c run.Command) (run.Result, error) {
+	line := append([]string{"-c", to.script + `take_pin "$1"; shift; in_tools "$@"`, "run", to.uri}, c.Env...)
+	c.Args, c.Name, c.Env = append(append(line, c.Name), c.Args...), "bash", nil
+	return run.Host(ctx, c)
+}
+
+func (to token) read(name string) []byte {
+	to.t.Helper()
+	data, err := os.ReadFile(filepath.Join(to.dir, name))
+	if err != nil {
+		to.t.Fatal(err)
+	}
+	return data
+}
+
+func (to token) certificate() *x509.Certificate {
+	to.t.Helper()
+	block, _ := pem.Decode(to.read("signer.crt"))
+	if block == nil {
+		to.t.Fatal("signer.crt holds no PEM")
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		to.t.Fatal(err)
+	}
+	return certificate
+}
+
+// A publisher whose key never leaves a token makes trees that every node accepts; and
+// the PIN may lie in a file or in the URI.
+func TestToken_SignsAReleaseIndex_WhichANodeVerifies(t *testing.T) {
+	to := newToken(t)
+	anchors, err := release.ParseCA(to.read("signer.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const index = "{\n  \"format\": \"1.0\"\n}\n"
+	for _, pin := range []string{"pin-source=file:/run/pin", "pin-value=47%2011"} {
+		signer := sign.OpenSSL{Run: to.run, Key: "pkcs11:token=holdfast;object=signer;type=private?" + pin,
+			Certificate: "/run/token/signer.crt", Module: softHSM}
+		message, err := signer.SignSMIME(t.Context(), []byte(index))
+		if err != nil {
+			t.Fatalf("%s: %v", pin, err)
+		}
+		got, err := release.Verify(message, anchors, time.Now())
+		if diff := cmp.Diff(index, string(got)); err != nil || diff != "" {
+			t.Errorf("%s: %v %s", pin, err, diff)
+		}
+	}
+}
+
+// A wrong PIN is found in many logs, and it often is the right one of another token.
+func TestToken_WithTheWrongPIN_IsRefusedWithoutNamingIt(t *testing.T) {
+	to := newToken(t)
+	signer := sign.OpenSSL{Run: to.run, Key: "pkcs11:token=holdfast;object=signer;type=private?pin-value=98765",
+		Certificate: "/run/token/signer.crt", Module: softHSM}
+	_, err := signer.SignSMIME(t.Context(), []byte("{}"))
+	var failed *run.Error
+	if !errors.As(err, &failed) || strings.Contains(err.Error(), "98765") {
+		t.Errorf("got %v, want openssl's error without the PIN", err)
+	}
+}
+
+// Firmware starts systemd-boot only with a signature that its db certificate explains.
+func TestToken_SignsAnEFIProgram_WhichVerifiesAsFirmwareDoes(t *testing.T) {
+	to := newToken(t)
+	got := to.step(`/usr/lib/systemd/systemd-sbsign sign --private-key "$key" --private-key-source=provider:pkcs11 \
+		--certificate signer.crt --output boot.efi /usr/lib/systemd/boot/efi/systemd-bootx64.efi >/dev/null
+		sbverify --cert signer.crt boot.efi`)
+	if diff := cmp.Diff("Signature verification OK\n", got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The kernel loads ZFS only with a signature of the db certificate behind the module.
+func TestToken_SignsAKernelModule_WithATrailerThatTheKernelReads(t *testing.T) {
+	to := newToken(t)
+	found, err := filepath.Glob(filepath.Join(os.Getenv("HOLDFAST_CACHE"), "zfs", "*", "sign-file"))
+	if err != nil || len(found) == 0 {
+		t.Skipf("missing: zfs/*/sign-file in %s: run `make build`", os.Getenv("HOLDFAST_CACHE"))
+	}
+	module := bytes.Repeat([]byte("module\n"), 1000)
+	writeFile(t, filepath.Join(to.dir, "a.ko"), string(module))
+	to.step(`program=$(ls /srv/cache/zfs/*/sign-file | head -n 1); "$program" sha256 "$key" signer.crt a.ko`)
+
+	signed, ok := bytes.CutSuffix(to.read("a.ko"), []byte("~Module signature appended~\n"))
+	if !ok || len(signed) < len(module)+12 {
+		t.Fatal("the module has no signature behind it")
+	}
+	signed, trailer := signed[:len(signed)-12], signed[len(signed)-12:]
+	length := binary.BigEndian.Uint32(trailer[8:])
+	if diff := cmp.Diff([]byte{0, 0, 2, 0, 0, 0, 0, 0}, trailer[:8]); diff != "" || int(length) != len(signed)-len(module) {
+		t.Fatalf("trailer % x over %d bytes of signature: %s", trailer, len(signed)-len(module), diff)
+	}
+	writeFile(t, filepath.Join(to.dir, "module"), string(module))
+	writeFile(t, filepath.Join(to.dir, "signature"), string(signed[len(module):]))
+	got := to.step(`openssl cms -verify -binary -inform DER -in signature -content module -certfile signer.crt \
+		-CAfile signer.crt -purpose any -out verified 2>&1`)
+	if diff := cmp.Diff("CMS Verification successful\n", got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A node merges an application only when its verity tree is signed by a trusted key.
+func TestToken_SignsAnExtension_WhichANodeVerifies(t *testing.T) {
+	to := newToken(t)
+	to.step(`mkdir -p tree/usr/lib && cp /usr/lib/os-release tree/usr/lib/
+		systemd-repart --offline=yes --empty=create --size=auto --dry-run=no --no-pager --root=tree \
+			--definitions=/usr/lib/python3/dist-packages/mkosi/resources/repart/definitions/sysext.repart.d \
+			--private-key="$key" --private-key-source=provider:pkcs11 --certificate=signer.crt extension.raw >/dev/null`)
+	if _, err := sysext.Verify(t.Context(), filepath.Join(to.dir, "extension.raw"), [][]byte{to.certificate().Raw}); err != nil {
+		t.Error(err)
+	}
+}
+
+// The TPM unlocks the disk to an updated system only if the policy over its PCRs is
+// signed by the key that the installed one names.
+func TestToken_SignsThePCRPolicy_WhichTheTPMsKeyVerifies(t *testing.T) {
+	to := newToken(t)
+	out := to.step(`printf kernel >kernel
+		/usr/lib/systemd/systemd-measure sign --linux=kernel --bank=sha256 --private-key="$key" \
+			--private-key-source=provider:pkcs11 --certificate=signer.crt`)
+	var policies struct {
+		SHA256 []struct {
+			Pol string `json:"pol"`
+			Sig []byte `json:"sig"`
+		} `json:"sha256"`
+	}
+	if err := json.Unmarshal([]byte(out), &policies); err != nil || len(policies.SHA256) == 0 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	public := to.certificate().PublicKey.(*rsa.PublicKey)
+	for _, policy := range policies.SHA256 {
+		digest, err := hex.DecodeString(policy.Pol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash := sha256.Sum256(digest)
+		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, hash[:], policy.Sig); err != nil {
+			t.Errorf("policy %s: %v", policy.Pol, err)
+		}
+	}
+}
+
+// The arguments of the programs that the build starts are seen by everyone on the
+// computer and end in its log, so the PIN leaves the URI first.
+func TestTakePIN_OfEachKindOfURI_LeavesNoPINInIt(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "my pin")
+	writeFile(t, file, "12 34\n")
+	encoded := strings.ReplaceAll(file, " ", "%20")
+	for name, c := range map[string]struct{ uri, want string }{
+		"no PIN":            {"pkcs11:object=a", "pkcs11:object=a PIN=\n"},
+		"value":             {"pkcs11:object=a?pin-value=12%2034", "pkcs11:object=a?pin-source=file:/run/pin PIN=12 34\n"},
+		"file":              {"pkcs11:object=a?pin-source=file:" + encoded, "pkcs11:object=a?pin-source=file:/run/pin PIN=12 34\n"},
+		"path":              {"pkcs11:object=a?pin-source=" + encoded, "pkcs11:object=a?pin-source=file:/run/pin PIN=12 34\n"},
+		"with other things": {"pkcs11:id=%01?module-name=m&pin-value=1&x=2", "pkcs11:id=%01?pin-source=file:/run/pin&module-name=m&x=2 PIN=1\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := runTool(t, run.Command{Name: "bash", Args: []string{"-c",
+				". " + filepath.Join(repository(t), "image/steps/lib.sh") + `; take_pin "$1"; echo "$token_key PIN=${HOLDFAST_PIN:-}"`, "take", c.uri}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }

@@ -167,3 +167,21 @@ func containerImage(t *testing.T) string {
 	}
 	return image
 }
+
+// A virtual machine needs KVM. On a node that is itself emulated there is none, and then
+// the person who asks for one must be told exactly that; with nested KVM it starts.
+func TestVirtualMachine_WithoutKVM_SaysWhy(t *testing.T) {
+	n := fresh(t)
+	c := stockClient(t, n)
+	out, err := c.try(t.Context(), 5*time.Minute, "launch", "node:", "node:v1", "--empty", "--vm")
+	if err == nil {
+		info := c.run(t, time.Minute, "list", "node:", "-f", "csv", "-c", "ns")
+		if strings.TrimSpace(info) != "v1,RUNNING" {
+			t.Errorf("the virtual machine was started and is now %q", info)
+		}
+		return
+	}
+	if text := out + err.Error(); !strings.Contains(text, "KVM") && !strings.Contains(text, "kvm") {
+		t.Errorf("the refusal does not name KVM: %s", text)
+	}
+}
