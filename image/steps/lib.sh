@@ -103,7 +103,7 @@ apt_answers() { # any or all
 			gone=${uri%/}
 			[ "$1" = any ] || break
 		fi
-	done < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Identifier: Packages' 2>/dev/null | awk '!seen[$1]++')
+	done < <(apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE)' 'Identifier: Packages' 2>/dev/null | awk '!seen[$1]++')
 	[ -z "$gone" ] || mirror_gone "$gone"
 }
 

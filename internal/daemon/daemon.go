@@ -59,6 +59,8 @@ type Daemon struct {
 	config config
 	boot   bootRecord
 	ready  atomic.Bool
+	// networkStarted is true once networkd was set up.
+	networkStarted atomic.Bool
 
 	mu          sync.Mutex
 	network     osapi.NetworkConfig

@@ -96,6 +96,7 @@ func (d *Daemon) startNetwork(ctx context.Context) error {
 		return err
 	}
 	d.setEffectiveNetwork(effective)
+	d.networkStarted.Store(true)
 	d.showIdentity(ctx)
 	return nil
 }
@@ -180,11 +181,14 @@ func (d *Daemon) showIdentity(ctx context.Context) {
 	if shown.Warnings, err = d.machine.Facts.Warnings(ctx); err != nil {
 		d.log.Warn("console without warnings", "error", err)
 	}
-	network, err := d.machine.Network.State(ctx, d.effectiveNetwork())
-	if err != nil {
-		d.log.Warn("console without addresses", "error", err)
+	// Before its phase networkd may not even run, and asking it would wait for it.
+	if d.networkStarted.Load() {
+		network, err := d.machine.Network.State(ctx, d.effectiveNetwork())
+		if err != nil {
+			d.log.Warn("console without addresses", "error", err)
+		}
+		shown.Addresses = addresses(network)
 	}
-	shown.Addresses = addresses(network)
 	if shown.Fingerprint, err = d.machine.Facts.Fingerprint(ctx); err != nil {
 		d.log.Warn("console without the certificate's fingerprint", "error", err)
 	}

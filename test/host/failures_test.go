@@ -5,6 +5,7 @@ package host
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -202,22 +204,26 @@ func TestImageBuild_MirrorNeverAnswered_NamesItAndWhatToCheck(t *testing.T) {
 	mustNotExist(t, filepath.Join(b.cache, "tools.new"))
 }
 
-// emptySum is the SHA-256 of nothing.
-const emptySum = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+// packages is the list of an archive that has one package.
+const packages = "Package: none\nVersion: 1\nArchitecture: amd64\nFilename: none.deb\nSize: 1\n\n"
 
-// mirrors serves an archive Debian and an archive Debian-Security without packages.
+// mirrors serves an archive Debian and an archive Debian-Security.
 func mirrors(t *testing.T) *httptest.Server {
 	t.Helper()
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/Packages"):
+			if _, err := io.WriteString(w, packages); err != nil {
+				t.Error(err)
+			}
 		case strings.HasSuffix(r.URL.Path, "/Release"):
 			label, suite := "Debian", "trixie"
 			if strings.HasPrefix(r.URL.Path, "/debian-security/") {
 				label, suite = "Debian-Security", "trixie-security"
 			}
 			if _, err := fmt.Fprintf(w, "Origin: Debian\nLabel: %s\nSuite: %s\nCodename: %s\nDate: Sat, 01 Nov 2025 10:00:00 UTC\n"+
-				"Architectures: amd64\nComponents: main\nSHA256:\n %s 0 main/binary-amd64/Packages\n", label, suite, suite, emptySum); err != nil {
+				"Architectures: amd64\nComponents: main\nSHA256:\n %x %d main/binary-amd64/Packages\n",
+				label, suite, suite, sha256.Sum256([]byte(packages)), len(packages)); err != nil {
 				t.Error(err)
 			}
 		default:
@@ -269,17 +275,23 @@ func TestImageBuild_KilledInAStep_BeginsThatStepAgain(t *testing.T) {
 	}
 	target := `for target; do [ "$target" != - ] || break; made=$target; done; mkdir -p "$made"` + "\n"
 	b.program("mmdebstrap", target+fmt.Sprintf("touch \"$made/half\"; echo $$ >%q; read -r _ <%q; touch \"$made/late\"\n", fifo, gate))
+	middle, err := os.OpenFile(fifo, os.O_RDWR|syscall.O_NONBLOCK, 0) // with a deadline
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = middle.Close() }() // only read
+	if err := middle.SetReadDeadline(time.Now().Add(40 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	cmd, _ := b.command()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	said, err := os.ReadFile(fifo) // waits until the step is in its middle
-	if err != nil {
-		t.Fatal(err)
-	}
-	orphan, err := strconv.Atoi(strings.TrimSpace(string(said)))
-	if err != nil {
-		t.Fatal(err)
+	var orphan int // waits until the step is in its middle
+	if _, err := fmt.Fscan(middle, &orphan); err != nil {
+		_ = cmd.Process.Kill() // it is the step that did not come so far
+		log, _ := os.ReadFile(filepath.Join(b.root, ".build/log/tools-tree.log"))
+		t.Fatalf("waiting for the step: %v; its log: %s", err, log)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -299,11 +311,15 @@ func TestImageBuild_KilledInAStep_BeginsThatStepAgain(t *testing.T) {
 	for _, entry := range entries {
 		got = append(got, entry.Name())
 	}
-	if diff := cmp.Diff([]string{".complete", "var", "whole"}, got); diff != "" || err != nil {
+	if diff := cmp.Diff([]string{".complete", "whole"}, got); diff != "" || err != nil {
 		t.Errorf("the tools tree (-want +got, %v):\n%s", err, diff)
 	}
-	if _, err := os.Stat(fmt.Sprintf("/proc/%d/fd/9", orphan)); err == nil {
+	// A process that has ended has no command line, even before its parent knows.
+	if still, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", orphan)); err == nil && len(still) > 0 {
 		t.Errorf("process %d of the killed build still runs", orphan)
+		if err := syscall.Kill(orphan, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -418,12 +434,7 @@ func TestLabUp_PortOfStoppedMachineTaken_FreshTakesAnother(t *testing.T) {
 
 func mustRead(t *testing.T, path string) []byte {
 	t.Helper()
-	file, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = file.Close() }() // only read
-	data, err := io.ReadAll(file)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

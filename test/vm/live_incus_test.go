@@ -173,7 +173,7 @@ func containerImage(t *testing.T) string {
 func TestVirtualMachine_WithoutKVM_SaysWhy(t *testing.T) {
 	n := fresh(t)
 	c := stockClient(t, n)
-	out, err := c.try(t.Context(), 5*time.Minute, "launch", "node:", "node:v1", "--empty", "--vm")
+	out, err := c.try(t.Context(), 5*time.Minute, "launch", "node:v1", "--empty", "--vm")
 	if err == nil {
 		info := c.run(t, time.Minute, "list", "node:", "-f", "csv", "-c", "ns")
 		if strings.TrimSpace(info) != "v1,RUNNING" {
