@@ -149,6 +149,28 @@ func (o Options) buildImage(ctx context.Context, s step, wanted string) (string,
 	return o.Version, nil
 }
 
+// stepError is a step that failed. A person wants to read what its program said last,
+// in the program's own lines.
+type stepError struct {
+	does, log string
+	err       error
+}
+
+func (e *stepError) Error() string {
+	reason := e.err.Error()
+	var failed *run.Error
+	if errors.As(e.err, &failed) && strings.TrimSpace(failed.Stderr) != "" {
+		lines := strings.Split(strings.TrimSpace(failed.Stderr), "\n")
+		reason = "\n  " + strings.Join(lines[max(len(lines)-shownLines, 0):], "\n  ")
+	}
+	return fmt.Sprintf("%s: %s\nthe whole log is %s; run the same command again to go on from here", e.does, reason, e.log)
+}
+
+func (e *stepError) Unwrap() error { return e.err }
+
+// shownLines is how much of what a failed program said is shown.
+const shownLines = 8
+
 // do runs one step; all that its programs say goes into a log beside the build.
 func (o Options) do(ctx context.Context, s step) error {
 	log := filepath.Join(o.Root, ".build", "log", s.name+".log")
@@ -160,7 +182,7 @@ func (o Options) do(ctx context.Context, s step) error {
 	result, err := o.runAndTell(ctx, s, begun)
 	logErr := os.WriteFile(log, append(result.Stdout, result.Stderr...), 0o644)
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s: %w\nthe whole log is %s; run the same command again to go on from here", s.does, err, log), logErr)
+		return errors.Join(&stepError{does: s.does, log: log, err: err}, logErr)
 	}
 	if logErr != nil {
 		return fmt.Errorf("writing the log of %s: %w", s.does, logErr)
