@@ -22,6 +22,7 @@ import (
 	apirelease "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/seed"
@@ -44,6 +45,19 @@ func exists(path string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// nodeProblems are what keeps an installed node from starting. Secure Boot that was
+// switched off is not among them: the owner has opened the disk with a recovery key, and
+// needs the API to put things right. The node says that it is not trusted instead.
+func nodeProblems(found install.Problems) []string {
+	var problems []string
+	for _, problem := range found {
+		if problem.Rule != install.RuleSecureBoot && problem.Rule != install.RuleSetupMode {
+			problems = append(problems, problem.Error())
+		}
+	}
+	return problems
 }
 
 // poolKeys are the keys of ZFS pools, by pool.

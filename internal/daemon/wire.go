@@ -245,11 +245,8 @@ func (h hostRequirements) Check(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var problems []string
-	if _, found := install.Check(machine); len(found) > 0 {
-		for _, problem := range found {
-			problems = append(problems, problem.Error())
-		}
+	_, found := install.Check(machine)
+	if problems := nodeProblems(found); len(problems) > 0 {
 		return problems, nil
 	}
 	if machine.InstallComplete {

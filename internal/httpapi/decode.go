@@ -15,6 +15,9 @@ import (
 // maxDepth is how many lists and objects may stand inside each other in a body.
 const maxDepth = 32
 
+// maxDrain is how much of a body that is too large is read to its end, in bytes.
+const maxDrain = 64 << 20
+
 // readBody gives a pointer to a new value of the route's request type.
 func readBody(route *Route, r *http.Request) (any, error) {
 	limit := route.MaxBody
@@ -26,6 +29,12 @@ func readBody(route *Route, r *http.Request) (any, error) {
 		return nil, BadRequest("reading the body: %w", err)
 	}
 	if int64(len(data)) > limit {
+		// A proxy that is still sending would answer "bad gateway" in our place, so the
+		// rest is read and forgotten, up to a limit too. When that fails, the sender is
+		// gone and nobody reads the answer.
+		if _, err := io.CopyN(io.Discard, r.Body, maxDrain); err != nil && !errors.Is(err, io.EOF) {
+			return nil, BadRequest("reading the body: %w", err)
+		}
 		return nil, WithCode(http.StatusRequestEntityTooLarge,
 			fmt.Errorf("the body is larger than %d bytes", limit))
 	}

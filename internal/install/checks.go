@@ -62,17 +62,23 @@ var machineRules = []rule{
 			"the firmware is in audit mode, in which it starts anything",
 			"leave audit mode in the firmware's setup")
 	}},
-	{"setup-mode", func(m Machine) *Problem {
+	{RuleSetupMode, func(m Machine) *Problem {
 		return when(m.UEFI && !m.SecureBoot && m.SetupMode, "Secure Boot",
 			"the firmware has no keys",
 			"start the medium once more: its boot loader enrols them; if that does not help, enrol the files under keys on the medium by hand")
 	}},
-	{"secure-boot", func(m Machine) *Problem {
+	{RuleSecureBoot, func(m Machine) *Problem {
 		return when(m.UEFI && !m.SecureBoot && !m.SetupMode, "Secure Boot",
 			"it is off",
 			"switch it on in the firmware's setup, with its keys reset to setup mode")
 	}},
 }
+
+// Rules that an installed node may break and start all the same, untrusted.
+const (
+	RuleSecureBoot = "secure-boot"
+	RuleSetupMode  = "setup-mode"
+)
 
 // seedRules hold when the seed asks for an installation.
 var seedRules = []rule{

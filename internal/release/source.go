@@ -19,7 +19,7 @@ type Limits struct {
 	// MaxExpanded is the size of an unpacked file in bytes; default 4 GiB.
 	MaxExpanded int64
 	// MaxRatio is how many times larger than its download an unpacked file may be,
-	// beyond the first 64 MiB; default 100.
+	// beyond the first 64 MiB; default 16.
 	MaxRatio int64
 	// Header is the time until a server begins its answer; default 30 s.
 	Header time.Duration
@@ -34,7 +34,7 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	fill(&l.MaxIndex, 8<<20)
 	fill(&l.MaxExpanded, 4<<30)
-	fill(&l.MaxRatio, 100)
+	fill(&l.MaxRatio, 16)
 	fill(&l.Header, 30*time.Second)
 	fill(&l.Stall, 60*time.Second)
 	fill(&l.IndexTotal, 5*time.Minute)
