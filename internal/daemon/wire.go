@@ -475,22 +475,3 @@ func (h *Host) apps() *apps.Manager {
 		Progress: func(name string, percent int) { h.display.Progress("downloading "+name, int64(percent), 100) },
 	}
 }
-
-// incusProgram is Incus as a running application.
-type incusProgram struct {
-	*incus.Client
-	setup *incus.Setup
-	seed  hostSeed
-}
-
-func (p incusProgram) Initialize(ctx context.Context) error {
-	set, err := p.seed.read(ctx)
-	if err != nil {
-		return err
-	}
-	wanted, err := incus.FromDocument(set.Incus)
-	if err != nil {
-		return err
-	}
-	return p.setup.Initialize(ctx, wanted)
-}
