@@ -55,12 +55,13 @@ func hostileHardware() lab.Hardware {
 			credential("systemd.unit-dropin.holdfastd.service~intruder", wants("intruder.service")),
 			credential("systemd.extra-unit.shell.service", "[Service]\nExecStart=/usr/bin/bash\nStandardInput=tty-force\nTTYPath=/dev/ttyS0\n"),
 			credential("systemd.unit-dropin.sysinit.target~shell", wants("shell.service")),
+			credential("systemd.unit-dropin.sysinit.target~g", wants("g.service")),
 			credential("passwd.hashed-password.root", ""),
 			credential("tmpfiles.extra", "f /run/intruder 0644 root root - intruder\n"),
 		},
 		FWCfg: []qemu.Value{
-			{Name: "opt/io.systemd.credentials/systemd.extra-unit.guest.service", Text: sleepingUnit(fwcfgMark)},
-			{Name: "opt/io.systemd.credentials/systemd.unit-dropin.holdfastd.service~guest", Text: wants("guest.service")},
+			// fw_cfg takes names of up to 55 characters; what wants this unit comes by SMBIOS.
+			{Name: "opt/io.systemd.credentials/systemd.extra-unit.g.service", Text: sleepingUnit(fwcfgMark)},
 		},
 	}
 }

@@ -26,7 +26,7 @@ func TestAPI_DocumentedErrors(t *testing.T) {
 		"field given twice":     {client.Request{Method: "POST", Path: "/1.0/applications", Body: []byte(`{"name": "a", "name": "b"}`)}, 400, "name"},
 		"missing name":          {client.Request{Method: "POST", Path: "/1.0/applications", Body: []byte(`{}`)}, 400, "name"},
 		"no body at all":        {client.Request{Method: "POST", Path: "/1.0/applications"}, 400, "name"},
-		"body too large":        {client.Request{Method: "PUT", Path: "/1.0/system/update", Body: bytes.Repeat([]byte(" "), 32<<20)}, 413, "larger"},
+		"body too large":        {client.Request{Method: "PUT", Path: "/1.0/system/update", Body: bytes.Repeat([]byte(" "), 2<<20)}, 413, "larger"},
 		"unknown path":          {client.Request{Method: "GET", Path: "/1.0/nothing"}, 404, "/1.0/nothing"},
 		"unknown version":       {client.Request{Method: "GET", Path: "/2.0"}, 404, "/2.0"},
 		"unknown action":        {client.Request{Method: "POST", Path: "/1.0/system/:dance"}, 501, ":dance"},

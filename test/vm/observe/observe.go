@@ -87,7 +87,9 @@ type Listener struct {
 	Protocol string
 	// Address is where it listens; invalid means everywhere ("*").
 	Address netip.Addr
-	Port    int
+	// Device is the network device that it is bound to; empty means any.
+	Device string
+	Port   int
 }
 
 // Local tells whether only this very machine reaches it.
@@ -118,7 +120,9 @@ func Listeners(text string) ([]Listener, error) {
 			return nil, fmt.Errorf("reading the list of sockets: %q is no address with a port", fields[4])
 		}
 		l := Listener{Protocol: fields[0], Port: port}
-		host, _, _ := strings.Cut(fields[4][:max(colon, 0)], "%")
+		var host string
+		host, l.Device, _ = strings.Cut(fields[4][:max(colon, 0)], "%")
+		l.Device = strings.TrimSuffix(l.Device, "]")
 		if host = strings.Trim(host, "[]"); host != "*" {
 			if l.Address, err = netip.ParseAddr(host); err != nil {
 				return nil, fmt.Errorf("reading the list of sockets: %q is no address", fields[4])
