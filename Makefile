@@ -11,8 +11,9 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo development
 export CGO_ENABLED := 0
 export HOLDFAST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast
 LAB ?= default
-PROGRAMS := holdfast holdfastd holdfast-initrd
-GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags="-s -w -X github.com/holdfast-os/holdfast/internal/cli.Version=$(VERSION)"
+# What goes into the image depends on its source alone: no commit, no path, no build id.
+BUILD := go build -trimpath -buildvcs=false
+LDFLAGS := -s -w -buildid=
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +21,8 @@ help: ## list these targets
 programs: ## build bin/holdfast, bin/holdfastd, bin/holdfast-initrd
 	@command -v go >/dev/null || { echo "error: Go is not installed" >&2; echo "try:   install Go 1.26 or newer, https://go.dev/dl/" >&2; exit 1; }
 	mkdir -p bin
-	for program in $(PROGRAMS); do go build $(GOFLAGS_BUILD) -o bin/ ./cmd/$$program; done
+	$(BUILD) -ldflags="$(LDFLAGS)" -o bin/ ./cmd/holdfastd ./cmd/holdfast-initrd
+	$(BUILD) -ldflags="$(LDFLAGS) -X github.com/holdfast-os/holdfast/internal/cli.Version=$(VERSION)" -o bin/ ./cmd/holdfast
 
 build: programs ## build the image, its applications and the release tree
 	bin/holdfast image build
