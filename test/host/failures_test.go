@@ -199,7 +199,7 @@ func TestImageBuild_MirrorNeverAnswered_NamesItAndWhatToCheck(t *testing.T) {
 	begun, problem := b.fails()
 	b.steps(begun, toolsStep)
 	says(t, problem, toolsStep, "error: the Debian mirror http://127.0.0.1:9/debian",
-		" does not answer; try:   check the network and /etc/apt/sources.list.d, then run the same command again")
+		" does not answer", "try:   check the network and /etc/apt/sources.list.d, then run the same command again")
 	mustNotExist(t, filepath.Join(b.cache, "tools"))
 	mustNotExist(t, filepath.Join(b.cache, "tools.new"))
 }

@@ -64,7 +64,10 @@ func TestInitialize_CutOffAtAnyWrite_IsFinishedByTheNextCall(t *testing.T) {
 		if err := setup(c, true).Initialize(background, incus.Seed{ApplyDefaults: true}); err == nil {
 			t.Fatalf("after %d writes: no error", writes)
 		}
+		// The connection that was cut off may not have ended yet.
+		d.mu.Lock()
 		d.dieAfter = -1
+		d.mu.Unlock()
 		if err := setup(c, true).Initialize(background, incus.Seed{ApplyDefaults: true}); err != nil {
 			t.Fatalf("after %d writes: %v", writes, err)
 		}
