@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -12,6 +11,8 @@ import (
 
 // A person or a program that asks wrongly must be told what was wrong, with the status
 // that clients act upon, through the whole way: TLS, Incus' proxy, the node's table.
+// (A body that is too large is answered by Incus before it gets here; internal/httpapi
+// has that case.)
 func TestAPI_DocumentedErrors(t *testing.T) {
 	n := shared(t)
 	for name, c := range map[string]struct {
@@ -26,7 +27,6 @@ func TestAPI_DocumentedErrors(t *testing.T) {
 		"field given twice":     {client.Request{Method: "POST", Path: "/1.0/applications", Body: []byte(`{"name": "a", "name": "b"}`)}, 400, "name"},
 		"missing name":          {client.Request{Method: "POST", Path: "/1.0/applications", Body: []byte(`{}`)}, 400, "name"},
 		"no body at all":        {client.Request{Method: "POST", Path: "/1.0/applications"}, 400, "name"},
-		"body too large":        {client.Request{Method: "PUT", Path: "/1.0/system/update", Body: bytes.Repeat([]byte(" "), 2<<20)}, 413, "larger"},
 		"unknown path":          {client.Request{Method: "GET", Path: "/1.0/nothing"}, 404, "/1.0/nothing"},
 		"unknown version":       {client.Request{Method: "GET", Path: "/2.0"}, 404, "/2.0"},
 		"unknown action":        {client.Request{Method: "POST", Path: "/1.0/system/:dance"}, 501, ":dance"},
