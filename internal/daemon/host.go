@@ -99,6 +99,9 @@ func certificateFingerprint(paths ...string) (string, error) {
 	return "", nil
 }
 
+// errNoPartition is a system disk without a partition that the layout has.
+var errNoPartition = errors.New("no partition")
+
 // hostSeed is Seed: the archive on the disk that the machine was started from.
 type hostSeed struct{ *Host }
 
@@ -120,6 +123,12 @@ func (h hostSeed) read(ctx context.Context) (*seed.Set, error) {
 // out, since a node cannot wait for somebody to mend it.
 func (h hostSeed) parse(ctx context.Context) (*seed.Set, error) {
 	device, err := h.partition(ctx, layout.Seed)
+	if errors.Is(err, errNoPartition) && h.info.Mode == bootinfo.Node {
+		// What the seed said long ago is kept elsewhere; the node must not wait for it.
+		h.log.Error("starting without a seed", "error", err)
+		h.display.Message("warning", "the seed: "+err.Error())
+		return &seed.Set{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

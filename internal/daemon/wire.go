@@ -140,7 +140,7 @@ func (h *Host) partition(ctx context.Context, number int) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("disk %s, which this machine was started from, has no partition %d", h.info.BootDisk, number)
+	return "", fmt.Errorf("disk %s, which this machine was started from: %w %d", h.info.BootDisk, errNoPartition, number)
 }
 
 func (h *Host) trust(ctx context.Context) (trust.Result, error) {

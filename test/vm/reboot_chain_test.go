@@ -121,14 +121,15 @@ func (n *node) expectRestart(t *testing.T) {
 
 // A failure in the initrd must never leave a machine that nobody can reach standing
 // still, and never give whoever stands in front of it a shell: it says what is wrong
-// and starts again. What is broken here is the partition of the seed, which is gone.
+// and starts again. What is broken here is the partition table: the seed's partition and
+// the root volume are gone from it, and without both the disk is left alone.
 func TestInitrd_Failure_SaysWhyAndRestarts(t *testing.T) {
 	slow(t)
 	n, _ := hostileNode(t)
 	keepTable(t, n)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if _, err := machines.run(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--delete", n.disk(), "2"); err != nil {
+	if _, err := machines.run(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--delete", n.disk(), "2", "10"); err != nil {
 		t.Fatal(err)
 	}
 	since := n.serialSize(t)
