@@ -61,6 +61,11 @@ type Route struct {
 	Doc string
 	// Request is a value of the type of the body; nil when there is no body to read.
 	Request any
+	// Response is a value of the type of the answer's metadata; nil for {}. It is for the
+	// reference pages and the tests; what is sent is what Handler gives.
+	Response any
+	// Query are the parameters that may stand behind the question mark.
+	Query []Param
 	// EmptyBody allows a request without body, which then is the zero value.
 	EmptyBody bool
 	// MaxBody is the largest body in bytes; default DefaultMaxBody.
@@ -72,6 +77,16 @@ type Route struct {
 	// After, or nil for {}. An error made by this package's helpers sets the HTTP code;
 	// any other is 500.
 	Handler func(*Request) (any, error)
+}
+
+// Param is one parameter of a request's query.
+type Param struct {
+	// Name is what stands before the equals sign.
+	Name string
+	// Doc says in one line what it does, with its default.
+	Doc string
+	// Example is a value that works.
+	Example string
 }
 
 // Request is what a handler gets.
