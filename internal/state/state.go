@@ -146,6 +146,23 @@ func (s *Store) Save(doc Document, value any) error {
 	return nil
 }
 
+// Remove removes a document with its copies; one that is not there is no error.
+func (s *Store) Remove(doc Document) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := doc.check(); err != nil {
+		return err
+	}
+	path := doc.Name + ".json"
+	// The copy goes first: it would stand in for a document that is missing.
+	for _, name := range []string{path + ".bak", path + ".bak.tmp", path + ".tmp", path} {
+		if err := s.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing state document %s: %w", doc.Name, err)
+		}
+	}
+	return nil
+}
+
 // current gives the newest readable text of a document, nil when there is none.
 func (s *Store) current(doc Document) (*file, error, error) {
 	path := doc.Name + ".json"
