@@ -7,9 +7,10 @@
 //
 //   - A body is read strictly: at most MaxBody bytes, at most maxDepth levels, no
 //     unknown or repeated field, nothing behind the value. Each refusal says where.
-//   - Every GET carries an ETag, the SHA-256 of its metadata; a PUT with If-Match is
-//     refused with 412 when the resource has changed since. Changes of one resource
-//     follow one another.
+//   - Every GET carries an ETag: the SHA-256 of its metadata, or of that part of it which
+//     a PUT replaces (Tagged). A PUT with If-Match is refused with 412 when the resource
+//     has changed since. Changes of one resource follow one another; a route with
+//     OwnMatch looks at If-Match itself, under a lock of its own.
 //   - An unknown path is 404 for GET and 501 otherwise, a wrong method on a known path
 //     is 501: this is what clients of IncusOS are used to.
 //   - The header X-IncusOS-Proxy marks a request that came over the network, through an
@@ -21,6 +22,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 // ProxyHeader marks a request that came through an application and holds the prefix
@@ -50,7 +52,7 @@ func (a Access) String() string {
 
 // Route is one line of the table.
 type Route struct {
-	// Method is GET, PUT or POST.
+	// Method is GET, PUT, POST or DELETE.
 	Method string
 	// Path is absolute; a segment "{name}" stands for any text without a slash that does
 	// not begin with a colon.
@@ -68,13 +70,16 @@ type Route struct {
 	Query []Param
 	// EmptyBody allows a request without body, which then is the zero value.
 	EmptyBody bool
+	// OwnMatch leaves If-Match to the handler (Request.Match), which has a lock over more
+	// than this resource.
+	OwnMatch bool
 	// MaxBody is the largest body in bytes; default DefaultMaxBody.
 	MaxBody int64
 	// Later says why a route that IncusOS has is not there yet: it answers 501 with
 	// this text. Handler is nil then.
 	Later string
-	// Handler gives the metadata of the answer: any value that can be JSON, a Raw, an
-	// After, or nil for {}. An error made by this package's helpers sets the HTTP code;
+	// Handler gives the metadata of the answer: any value that can be JSON, a Tagged, a
+	// Raw, a Stream, an After, an Async, or nil for {}. An error made by this package's helpers sets the HTTP code;
 	// any other is 500.
 	Handler func(*Request) (any, error)
 }
@@ -96,8 +101,9 @@ type Request struct {
 	// Prefix goes in front of paths in the answer, as "/os"; empty on the socket.
 	Prefix string
 
-	vars map[string]string
-	body any
+	vars  map[string]string
+	body  any
+	match func() error
 }
 
 // Context ends when the caller goes away.
@@ -124,6 +130,51 @@ func (r *Request) URLs(collection string, names ...string) []string {
 // Body gives the decoded body. T must be the type of the route's Request; another type
 // is a mistake in the table and panics.
 func Body[T any](r *Request) *T { return r.body.(*T) }
+
+// Match looks whether the resource still is what the caller's If-Match says; without that
+// header it is.
+func (r *Request) Match() error { return r.match() }
+
+// Caller says who sends the request: the fingerprint of the certificate that the fallback
+// listener has seen, "application" through an application, which has checked the caller
+// and does not say who it was, and "local" on the socket.
+func (r *Request) Caller() string { return caller(r.HTTP) }
+
+// Tagged is an answer whose ETag is that of a part of it, as the configuration without
+// the state.
+type Tagged struct {
+	// Answer is the metadata.
+	Answer any
+	// Tag is the part that a PUT replaces.
+	Tag any
+}
+
+// Stream is an answer that the handler writes itself, as a websocket.
+type Stream func(w http.ResponseWriter, r *http.Request)
+
+// Async is an answer that names an operation which goes on: HTTP 202, type "async".
+type Async struct {
+	// Path is the operation's, as "/1.0/operations/UUID".
+	Path string
+	// Answer is the operation itself.
+	Answer any
+}
+
+// Seen is what an observer is told of each request once it is answered.
+type Seen struct {
+	// HTTP is the request; its body has been read.
+	HTTP *http.Request
+	// Route is nil when the path or the method is none of the table's.
+	Route *Route
+	// Caller is as Request.Caller gives it, From the address that is known of it, as far
+	// as an application has passed it on.
+	Caller, From string
+	// Code is the HTTP status, Err why a request was refused.
+	Code  int
+	Err   error
+	Began time.Time
+	Took  time.Duration
+}
 
 // Raw is an answer that is not in the envelope, as a download.
 type Raw struct {

@@ -46,8 +46,8 @@ func resources(routes []Route) ([]*resource, error) {
 
 func (r *Route) check() error {
 	switch {
-	case r.Method != http.MethodGet && r.Method != http.MethodPut && r.Method != http.MethodPost:
-		return fmt.Errorf("route %s %s: the method must be GET, PUT or POST", r.Method, r.Path)
+	case r.Method != http.MethodGet && r.Method != http.MethodPut && r.Method != http.MethodPost && r.Method != http.MethodDelete:
+		return fmt.Errorf("route %s %s: the method must be GET, PUT, POST or DELETE", r.Method, r.Path)
 	case !strings.HasPrefix(r.Path, "/"):
 		return fmt.Errorf("route %s %s: the path must begin with a slash", r.Method, r.Path)
 	case r.Doc == "":

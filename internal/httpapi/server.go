@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"regexp"
 	"runtime/debug"
@@ -23,6 +24,10 @@ type Server struct {
 	resources []*resource
 	log       *slog.Logger
 	after     context.Context
+
+	// Observe is told of each request once it is answered; nil tells nobody. It is set
+	// before the first request.
+	Observe func(Seen)
 }
 
 // New makes a server. The context is that of work that goes on after an answer; log
@@ -41,7 +46,21 @@ func (s *Server) Routes() []Route { return s.routes }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	answer, err := s.safely(r)
+	var route *Route
+	answer, err := s.safely(r, &route)
+	if s.Observe != nil {
+		code := http.StatusOK
+		if err != nil {
+			code = Code(err)
+		}
+		defer func() {
+			s.Observe(Seen{HTTP: r, Route: route, Caller: caller(r), From: from(r), Code: code, Err: err, Began: started, Took: time.Since(started)})
+		}()
+	}
+	if stream, ok := answer.(Stream); ok && err == nil {
+		stream(w, r)
+		return
+	}
 	if err != nil {
 		s.logFailure(r, err)
 		writeError(w, err)
@@ -78,17 +97,17 @@ func (s *Server) background(w http.ResponseWriter, r *http.Request, do func(cont
 }
 
 // safely turns a panic into an error.
-func (s *Server) safely(r *http.Request) (answer any, err error) {
+func (s *Server) safely(r *http.Request, found **Route) (answer any, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))
 			err = Internal("the node made a mistake in %s %s: see /1.0/debug/log", r.Method, r.URL.Path)
 		}
 	}()
-	return s.serve(r)
+	return s.serve(r, found)
 }
 
-func (s *Server) serve(r *http.Request) (any, error) {
+func (s *Server) serve(r *http.Request, found **Route) (any, error) {
 	prefix, proxied := proxyPrefix(r)
 	if !prefixForm.MatchString(prefix) {
 		return nil, BadRequest("header %s: %q is not a path", ProxyHeader, prefix)
@@ -107,6 +126,7 @@ func (s *Server) serve(r *http.Request) (any, error) {
 	if route == nil {
 		return nil, NotImplemented("%s does not support %s", r.URL.Path, r.Method)
 	}
+	*found = route
 	if route.Access == SocketOnly && proxied {
 		return nil, Forbidden("%s can only be called on the node's own socket", r.URL.Path)
 	}
@@ -114,6 +134,7 @@ func (s *Server) serve(r *http.Request) (any, error) {
 		return nil, NotImplemented("%s %s is not there yet: %s", r.Method, route.Path, route.Later)
 	}
 	request := &Request{HTTP: r, Prefix: prefix, vars: vars}
+	request.match = func() error { return res.checkMatch(request) }
 	if route.Request != nil {
 		body, err := readBody(route, r)
 		if err != nil {
@@ -121,7 +142,7 @@ func (s *Server) serve(r *http.Request) (any, error) {
 		}
 		request.body = body
 	}
-	if r.Method == http.MethodPut {
+	if r.Method == http.MethodPut && !route.OwnMatch {
 		res.change.Lock()
 		defer res.change.Unlock()
 		if err := res.checkMatch(request); err != nil {
@@ -145,7 +166,7 @@ func (res *resource) checkMatch(r *Request) error {
 	if err != nil {
 		return err
 	}
-	metadata, err := encode(now)
+	metadata, err := encode(tagged(now))
 	if err != nil {
 		return err
 	}
@@ -189,6 +210,48 @@ func etag(metadata []byte) string {
 	return fmt.Sprintf(`"%x"`, sha256.Sum256(metadata))
 }
 
+// tagged is the part of an answer that its ETag is of.
+func tagged(answer any) any {
+	if t, ok := answer.(Tagged); ok {
+		return t.Tag
+	}
+	return answer
+}
+
+type callerKey struct{}
+
+// WithCaller notes the fingerprint of the certificate by which a listener knows the caller.
+func WithCaller(r *http.Request, fingerprint string) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), callerKey{}, fingerprint))
+}
+
+func caller(r *http.Request) string {
+	if fingerprint, ok := r.Context().Value(callerKey{}).(string); ok && fingerprint != "" {
+		return fingerprint
+	}
+	if _, proxied := proxyPrefix(r); proxied {
+		return "application"
+	}
+	return "local"
+}
+
+// from is the address of the caller. What stands in a header is what the caller's own
+// proxies say, except for the last one, which the application has added.
+func from(r *http.Request) string {
+	if _, proxied := proxyPrefix(r); !proxied {
+		return ""
+	}
+	all := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	if last := strings.TrimSpace(all[len(all)-1]); last != "" {
+		return last
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
 func writeAnswer(w http.ResponseWriter, r *http.Request, answer any) error {
 	if raw, ok := answer.(Raw); ok {
 		w.Header().Set("Content-Type", raw.ContentType)
@@ -196,16 +259,43 @@ func writeAnswer(w http.ResponseWriter, r *http.Request, answer any) error {
 		_, err := w.Write(raw.Body)
 		return err
 	}
+	if async, ok := answer.(Async); ok {
+		return writeAsync(w, async)
+	}
+	tag := tagged(answer)
+	if t, ok := answer.(Tagged); ok {
+		answer = t.Answer
+	}
 	metadata, err := encode(answer)
 	if err != nil {
 		writeError(w, err)
 		return err
 	}
 	if r.Method == http.MethodGet {
-		w.Header().Set("ETag", etag(metadata))
+		of, err := encode(tag)
+		if err != nil {
+			writeError(w, err)
+			return err
+		}
+		w.Header().Set("ETag", etag(of))
 	}
 	return writeEnvelope(w, http.StatusOK, osapi.Response{
 		Type: "sync", Status: "Success", StatusCode: http.StatusOK, Metadata: metadata,
+	})
+}
+
+// operationCreated is Incus' status code for an operation that has begun.
+const operationCreated = 100
+
+func writeAsync(w http.ResponseWriter, async Async) error {
+	metadata, err := encode(async.Answer)
+	if err != nil {
+		writeError(w, err)
+		return err
+	}
+	w.Header().Set("Location", async.Path)
+	return writeEnvelope(w, http.StatusAccepted, osapi.Response{
+		Type: "async", Status: "Operation created", StatusCode: operationCreated, Operation: async.Path, Metadata: metadata,
 	})
 }
 

@@ -263,3 +263,101 @@ func FuzzServe_AnyBody_AnswersInTheEnvelope(f *testing.F) {
 		}
 	})
 }
+
+// What is observed changes all the time; what a PUT replaces does not.
+func TestTagged_ETagIsThatOfTheConfiguration(t *testing.T) {
+	reads, kept := 0, "one"
+	s, err := httpapi.New(context.Background(), []httpapi.Route{
+		{Method: "GET", Path: "/1.0/thing", Doc: "thing", Handler: func(*httpapi.Request) (any, error) {
+			reads++
+			return httpapi.Tagged{Answer: map[string]any{"config": kept, "state": reads}, Tag: kept}, nil
+		}},
+		{Method: "PUT", Path: "/1.0/thing", Doc: "thing", Request: configBody{}, OwnMatch: true, Handler: func(r *httpapi.Request) (any, error) {
+			if err := r.Match(); err != nil {
+				return nil, err
+			}
+			kept = httpapi.Body[configBody](r).Channel
+			return nil, nil
+		}},
+	}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(method, match, body string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(method, "/1.0/thing", strings.NewReader(body))
+		if match != "" {
+			r.Header.Set("If-Match", match)
+		}
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		return w
+	}
+	first, second := do("GET", "", ""), do("GET", "", "")
+	tag := first.Header().Get("ETag")
+	if tag == "" || tag != second.Header().Get("ETag") {
+		t.Errorf("tags %q and %q", tag, second.Header().Get("ETag"))
+	}
+	codes := []int{do("PUT", tag, `{"channel":"two"}`).Code, do("PUT", tag, `{"channel":"three"}`).Code}
+	if diff := cmp.Diff([]int{200, 412}, codes); diff != "" || kept != "two" {
+		t.Errorf("kept %q\n%s", kept, diff)
+	}
+}
+
+func TestObserve_IsToldWhoCameFromWhereAndWithWhatOutcome(t *testing.T) {
+	channel := "stable"
+	s := server(t, &channel)
+	type told struct {
+		Route, Caller, From string
+		Code                int
+	}
+	var got []told
+	s.Observe = func(seen httpapi.Seen) {
+		path := ""
+		if seen.Route != nil {
+			path = seen.Route.Path
+		}
+		got = append(got, told{path, seen.Caller, seen.From, seen.Code})
+	}
+	local := httptest.NewRequest("GET", "/1.0/things/a", nil)
+	proxied := httptest.NewRequest("POST", "/internal/:write", nil)
+	proxied.Header.Set(httpapi.ProxyHeader, "/os")
+	proxied.Header.Set("X-Forwarded-For", "spoofed, 192.0.2.7")
+	known := httpapi.WithCaller(httptest.NewRequest("PUT", "/1.0/config", strings.NewReader("{")), "ab12")
+	for _, r := range []*http.Request{local, proxied, known, httptest.NewRequest("GET", "/nothing", nil)} {
+		s.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	want := []told{
+		{"/1.0/things/{name}", "local", "", 200},
+		{"", "application", "192.0.2.7", 403},
+		{"/1.0/config", "ab12", "", 400},
+		{"", "local", "", 404},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAsync_IsAnEnvelopeThatNamesTheOperation(t *testing.T) {
+	s, err := httpapi.New(context.Background(), []httpapi.Route{
+		{Method: "POST", Path: "/1.0/work", Doc: "work", Handler: func(*httpapi.Request) (any, error) {
+			return httpapi.Async{Path: "/1.0/operations/x", Answer: map[string]string{"id": "x"}}, nil
+		}},
+		{Method: "GET", Path: "/1.0/stream", Doc: "stream", Handler: func(*httpapi.Request) (any, error) {
+			return httpapi.Stream(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }), nil
+		}},
+	}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest("POST", "/1.0/work", nil))
+	want := `{"type":"async","status":"Operation created","status_code":100,"operation":"/1.0/operations/x","error_code":0,"error":"","metadata":{"id":"x"}}`
+	if w.Code != 202 || strings.TrimSpace(w.Body.String()) != want || w.Header().Get("Location") != "/1.0/operations/x" {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	w = httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest("GET", "/1.0/stream", nil))
+	if w.Code != http.StatusTeapot {
+		t.Errorf("code %d", w.Code)
+	}
+}
