@@ -4,7 +4,9 @@ import "time"
 
 // Application is one system extension on the node, such as Incus itself.
 type Application struct {
-	State  ApplicationState  `json:"state" yaml:"state"`
+	// State is what the node observes; it is not read from a request.
+	State ApplicationState `json:"state" yaml:"state"`
+	// Config is what the owner asked for.
 	Config ApplicationConfig `json:"config" yaml:"config"`
 }
 

@@ -20,7 +20,7 @@ type Plan struct {
 
 // PlanStep is one effect on one object.
 type PlanStep struct {
-	// Action is "write-file", "remove-file", "set-value", "start-unit", "stop-unit",
+	// Action is "keep-document", "write-file", "remove-file", "set-value", "start-unit", "stop-unit",
 	// "restart-unit", "reload-unit", "create-device", "delete-device" or "use-tool".
 	Action string `json:"action" yaml:"action"`
 	// Object is the path, unit or device that the step acts on.

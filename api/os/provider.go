@@ -2,8 +2,10 @@ package os
 
 // Provider is /1.0/system/provider.
 type Provider struct {
+	// Config is what the owner asked for.
 	Config ProviderConfig `json:"config" yaml:"config"`
-	State  ProviderState  `json:"state" yaml:"state"`
+	// State is what the node observes; it is not read from a request.
+	State ProviderState `json:"state" yaml:"state"`
 }
 
 // ProviderConfig says where releases come from. It is also the seed named "provider".
@@ -17,5 +19,7 @@ type ProviderConfig struct {
 
 // ProviderState is what the node knows of its provider.
 type ProviderState struct {
+	// Registered is true once the node has made itself known to its provider; always false for
+	// "images", which needs none.
 	Registered bool `json:"registered" yaml:"registered"`
 }

@@ -2,13 +2,15 @@ package os
 
 // Security is /1.0/system/security.
 type Security struct {
+	// Config is what the owner asked for.
 	Config SecurityConfig `json:"config" yaml:"config"`
-	State  SecurityState  `json:"state" yaml:"state"`
+	// State is what the node observes; it is not read from a request.
+	State SecurityState `json:"state" yaml:"state"`
 }
 
 // SecurityConfig holds what an owner may set.
 type SecurityConfig struct {
-	// EncryptionRecoveryKeys open root and swap when the TPM does not.
+	// EncryptionRecoveryKeys open root and swap when the TPM does not; never null.
 	EncryptionRecoveryKeys []string `json:"encryption_recovery_keys" yaml:"encryption_recovery_keys"`
 	// CustomCACerts are PEM certificates trusted beside Debian's own.
 	CustomCACerts []string `json:"custom_ca_certs,omitempty" yaml:"custom_ca_certs,omitempty"`
@@ -16,13 +18,13 @@ type SecurityConfig struct {
 
 // SecurityState is what the node can say about how far it can be trusted.
 type SecurityState struct {
-	// EncryptedVolumes lists the LUKS volumes of the system disk.
+	// EncryptedVolumes lists the LUKS volumes of the system disk; never null.
 	EncryptedVolumes []EncryptedVolume `json:"encrypted_volumes" yaml:"encrypted_volumes"`
 	// EncryptionRecoveryKeysRetrieved is true once an owner has said that the keys are kept elsewhere.
 	EncryptionRecoveryKeysRetrieved bool `json:"encryption_recovery_keys_retrieved" yaml:"encryption_recovery_keys_retrieved"`
-	// DriveRecoveryKeys are base64 keys of encrypted drives, by drive id.
+	// DriveRecoveryKeys are base64 keys of encrypted drives, by drive id; never null.
 	DriveRecoveryKeys map[string]string `json:"drive_recovery_keys" yaml:"drive_recovery_keys"`
-	// PoolRecoveryKeys are base64 keys of encrypted ZFS pools, by pool name.
+	// PoolRecoveryKeys are base64 keys of encrypted ZFS pools, by pool name; never null.
 	PoolRecoveryKeys map[string]string `json:"pool_recovery_keys" yaml:"pool_recovery_keys"`
 	// SecureBootCertificates are the certificates in the firmware's variables.
 	SecureBootCertificates []SecureBootCertificate `json:"secure_boot_certificates" yaml:"secure_boot_certificates"`
@@ -52,6 +54,8 @@ type SecureBootCertificate struct {
 	Type string `json:"type" yaml:"type"`
 	// Fingerprint is the SHA-256 of the DER certificate, hexadecimal.
 	Fingerprint string `json:"fingerprint" yaml:"fingerprint"`
-	Subject     string `json:"subject" yaml:"subject"`
-	Issuer      string `json:"issuer" yaml:"issuer"`
+	// Subject is whom the certificate is for, as "CN=Example Platform Key,O=Example".
+	Subject string `json:"subject" yaml:"subject"`
+	// Issuer is who signed the certificate, as "CN=Example Root,O=Example".
+	Issuer string `json:"issuer" yaml:"issuer"`
 }

@@ -2,6 +2,7 @@ package os
 
 // Server is the answer of GET /1.0.
 type Server struct {
+	// Environment names the node and what runs on it.
 	Environment Environment `json:"environment" yaml:"environment"`
 }
 

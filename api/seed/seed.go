@@ -13,6 +13,7 @@ import "github.com/holdfast-os/holdfast/api/os"
 // Install asks for an installation. Its presence, even empty, makes a medium
 // install; without it the medium runs from where it is.
 type Install struct {
+	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
 	// ForceInstall allows a target that already has a partition table; default false.
 	ForceInstall bool `json:"force_install,omitempty"`
@@ -50,6 +51,7 @@ type InstallTarget struct {
 
 // Applications are installed by the first boot.
 type Applications struct {
+	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
 	// Applications must not be empty.
 	Applications []Application `json:"applications"`
@@ -63,18 +65,21 @@ type Application struct {
 
 // Network is the node's network configuration.
 type Network struct {
+	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
 	os.NetworkConfig
 }
 
 // Provider says where releases come from.
 type Provider struct {
+	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
 	os.ProviderConfig
 }
 
 // Update says which releases are followed, and when they are applied.
 type Update struct {
+	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
 	os.UpdateConfig
 }
@@ -82,6 +87,7 @@ type Update struct {
 // Security adds trusted certificates. Recovery keys cannot be seeded: a seed stays
 // on the disk, unencrypted.
 type Security struct {
+	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
 	// CustomCACerts are PEM certificates trusted beside Debian's own.
 	CustomCACerts []string `json:"custom_ca_certs,omitempty"`
@@ -89,6 +95,7 @@ type Security struct {
 
 // Kernel names the consoles that show the node's screen.
 type Kernel struct {
+	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
 	// Console lists the consoles; default the firmware's.
 	Console []KernelConsole `json:"console,omitempty"`

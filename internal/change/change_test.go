@@ -439,9 +439,35 @@ func TestApply_64Writers_NothingLostNothingHalf(t *testing.T) {
 func TestPlan_NamesOnlyWhatDiffers(t *testing.T) {
 	w := newWorld(t)
 	p, err := w.engine.Plan(context.Background(), both("second", "first").Sections)
-	want := plan.Plan{Steps: []plan.Step{{Kind: plan.WriteFile, Object: "/etc/one", Before: "first", After: "second"}}}
+	want := plan.Plan{Steps: []plan.Step{
+		{Kind: plan.KeepDocument, Object: "one", Before: "{\n  \"text\": \"first\"\n}\n", After: "{\n  \"text\": \"second\"\n}\n"},
+		{Kind: plan.WriteFile, Object: "/etc/one", Before: "first", After: "second"},
+	}}
 	if diff := cmp.Diff(want, p); err != nil || diff != "" {
 		t.Errorf("error %v\n%s", err, diff)
 	}
 	w.is(first)
+}
+
+func TestDiff_BetweenAnyTwoChanges_WithoutSecrets(t *testing.T) {
+	w := newWorld(t)
+	for _, v := range []value{{Text: "a", Secret: "s1"}, {Text: "a", Secret: "s2"}, {Text: "b", Secret: "s2"}} {
+		request := change.Request{Sections: map[string]json.RawMessage{"one": raw(v)}}
+		if _, err := w.engine.Apply(context.Background(), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		from, to int
+		want     string
+	}{
+		{1, 1, ""},
+		{1, 2, "one: a secret differs\n"},
+		{3, 1, "--- a/one\n+++ b/one\n@@ -1,4 +1,4 @@\n {\n-  \"text\": \"b\",\n+  \"text\": \"a\",\n   \"secret\": \"(kept secret)\"\n }\n"},
+	} {
+		got, err := w.engine.Diff(c.from, c.to)
+		if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
+			t.Errorf("%d to %d: error %v\n%s", c.from, c.to, err, diff)
+		}
+	}
 }

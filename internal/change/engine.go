@@ -272,13 +272,45 @@ func (e *Engine) Plan(ctx context.Context, wanted map[string]json.RawMessage) (p
 		if !ok {
 			continue
 		}
+		keeps, err := keeping(section, before[section.Name()], next)
+		if err != nil {
+			return plan.Plan{}, err
+		}
 		p, err := section.Plan(ctx, before[section.Name()], next)
 		if err != nil {
 			return plan.Plan{}, fmt.Errorf("planning %s: %w", section.Name(), err)
 		}
+		whole.Add(keeps)
 		whole.Append(p)
 	}
 	return whole, nil
+}
+
+// keeping is the step that every changed section begins with.
+func keeping(section Section, before, next json.RawMessage) (plan.Step, error) {
+	step := plan.Step{Kind: plan.KeepDocument, Object: section.Name()}
+	var err error
+	if step.Before, err = readable(section, before); err != nil {
+		return step, err
+	}
+	step.After, err = readable(section, next)
+	return step, err
+}
+
+// readable is a document for a person: without secrets, a line for each value.
+func readable(section Section, raw json.RawMessage) (string, error) {
+	if len(raw) == 0 {
+		return "", nil
+	}
+	hidden, err := section.Hide(raw)
+	if err != nil {
+		return "", err
+	}
+	var lines bytes.Buffer
+	if err := json.Indent(&lines, hidden, "", "  "); err != nil {
+		return "", fmt.Errorf("reading the configuration of %s: %w", section.Name(), err)
+	}
+	return lines.String() + "\n", nil
 }
 
 // check gives the sections that would differ, before and after, as whole documents.

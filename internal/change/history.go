@@ -1,11 +1,14 @@
 package change
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/state"
 )
 
@@ -92,6 +95,36 @@ func (e *Engine) At(number int) (map[string]json.RawMessage, error) {
 		}
 	}
 	return sections, nil
+}
+
+// Diff is the difference between the configuration after one change and after another,
+// without secrets; 0 is before the first change.
+func (e *Engine) Diff(from, to int) (string, error) {
+	before, err := e.At(from)
+	if err != nil {
+		return "", err
+	}
+	after, err := e.At(to)
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	for _, section := range e.o.Sections {
+		name := section.Name()
+		if bytes.Equal(before[name], after[name]) {
+			continue
+		}
+		step, err := keeping(section, before[name], after[name])
+		if err != nil {
+			return "", err
+		}
+		difference := plan.Diff(name, step.Before, step.After)
+		if difference == "" {
+			difference = name + ": a secret differs\n"
+		}
+		text.WriteString(difference)
+	}
+	return text.String(), nil
 }
 
 // Rollback makes the configuration what it was after a change. It is a change of its own

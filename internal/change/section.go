@@ -67,7 +67,7 @@ func (t Typed[T]) Check(ctx context.Context, raw, kept json.RawMessage) (json.Ra
 
 // Plan is part of Section.
 func (t Typed[T]) Plan(ctx context.Context, before, next json.RawMessage) (plan.Plan, error) {
-	from, to, err := t.both(before, next)
+	from, to, err := t.both(ctx, before, next)
 	if err != nil || t.PlanConfig == nil {
 		return plan.Plan{}, err
 	}
@@ -76,7 +76,7 @@ func (t Typed[T]) Plan(ctx context.Context, before, next json.RawMessage) (plan.
 
 // Apply is part of Section.
 func (t Typed[T]) Apply(ctx context.Context, before, next json.RawMessage) error {
-	from, to, err := t.both(before, next)
+	from, to, err := t.both(ctx, before, next)
 	if err != nil || t.ApplyConfig == nil {
 		return err
 	}
@@ -95,7 +95,8 @@ func (t Typed[T]) Hide(raw json.RawMessage) (json.RawMessage, error) {
 	return json.Marshal(t.HideConfig(*value))
 }
 
-func (t Typed[T]) both(before, next json.RawMessage) (from, to *T, err error) {
+// both decodes two documents. No next document is one of defaults.
+func (t Typed[T]) both(ctx context.Context, before, next json.RawMessage) (from, to *T, err error) {
 	if from, err = t.decode(before); err != nil {
 		return nil, nil, err
 	}
@@ -104,8 +105,11 @@ func (t Typed[T]) both(before, next json.RawMessage) (from, to *T, err error) {
 	}
 	if to == nil {
 		to = new(T)
+		if t.CheckConfig != nil {
+			err = t.CheckConfig(ctx, to, nil)
+		}
 	}
-	return from, to, nil
+	return from, to, err
 }
 
 // decode gives nil for no document.

@@ -34,8 +34,8 @@ func TestRun_EverythingWorks_PhasesInOrderThenReady(t *testing.T) {
 	w.seed.apps = []string{"incus"}
 	f := start(t, w, nil)
 	w.wait(t, "status ready")
-	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "network", "extensions", "pools",
-		"provider", "provider", "applications", "ensure"}
+	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "kernel", "network", "logging",
+		"extensions", "pools", "provider", "applications", "ensure"}
 	if diff := cmp.Diff(want, effects(w.log())); diff != "" {
 		t.Error(diff)
 	}
@@ -63,12 +63,12 @@ func TestRun_PhaseFails_ApiSaysSoAndItIsTriedAgainSlower(t *testing.T) {
 	pauses := []time.Duration{<-f.clock.pauses}
 	boot := getAs[osapi.DebugBoot](t, f, "/1.0/debug/boot")
 	if diff := cmp.Diff(map[string]string{"state": "done", "console": "done", "requirements": "done", "api": "done",
-		"recovery-keys": "done", "network": "done", "extensions": "done", "pools": "failed", "provider": "waiting",
-		"applications": "waiting", "ready": "waiting"}, states(boot)); diff != "" {
+		"recovery-keys": "done", "kernel": "done", "network": "done", "logging": "done", "extensions": "done", "pools": "failed",
+		"provider": "waiting", "configuration": "waiting", "applications": "waiting", "ready": "waiting"}, states(boot)); diff != "" {
 		t.Error(diff)
 	}
-	if boot.Phases[7].Error != "pool local: disk is missing" {
-		t.Errorf("got %+v", boot.Phases[7])
+	if boot.Phases[9].Error != "pool local: disk is missing" {
+		t.Errorf("got %+v", boot.Phases[9])
 	}
 	if getAs[osapi.Server](t, f, "/1.0").Environment.SystemIsReady {
 		t.Error("ready with a failed phase")
@@ -181,7 +181,7 @@ func TestRun_Seeds_AreTakenOnce(t *testing.T) {
 	if diff := cmp.Diff(want, getAs[osapi.Update](t, again, "/1.0/system/update").Config); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(map[string]string{"server_url": "https://a.example"}, w.provider.Config); diff != "" {
+	if diff := cmp.Diff(map[string]string{"server_url": "https://a.example"}, w.applied["provider"].(osapi.ProviderConfig).Config); diff != "" {
 		t.Error(diff)
 	}
 	if got := getAs[osapi.Network](t, again, "/1.0/system/network").Config.Interfaces[0].Name; got != "lan" {

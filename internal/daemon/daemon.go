@@ -10,12 +10,17 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/audit"
+	"github.com/holdfast-os/holdfast/internal/change"
+	"github.com/holdfast-os/holdfast/internal/event"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
+	"github.com/holdfast-os/holdfast/internal/operation"
 )
 
 const (
@@ -42,6 +47,8 @@ type Options struct {
 	Documents func() (Documents, error)
 	// Machine is everything outside.
 	Machine Machine
+	// Audit opens the place of the audit log. It is called once, or again after an error.
+	Audit func() (audit.Files, error)
 	// Clock is time.
 	Clock Clock
 	// Log gets what happens.
@@ -56,16 +63,27 @@ type Daemon struct {
 	log     *slog.Logger
 	open    func() (Documents, error)
 
-	config config
-	boot   bootRecord
-	ready  atomic.Bool
+	// changes is the configuration, memory what else is remembered.
+	changes *change.Engine
+	memory  memory
+	// operations are what goes on, hub tells listeners what happens.
+	operations *operation.Registry
+	hub        *event.Hub
+	// listener is the section of the fallback listener.
+	listener       Setting[osapi.FallbackListenerConfig, osapi.FallbackListenerState]
+	fallback       fallback
+	requests       requestCounts
+	openAuditFiles func() (audit.Files, error)
+
+	boot  bootRecord
+	ready atomic.Bool
 	// networkStarted is true once networkd was set up.
 	networkStarted atomic.Bool
 
 	mu          sync.Mutex
-	network     osapi.NetworkConfig
 	updateState osapi.UpdateState
 	checking    bool
+	audit       *audit.Log
 
 	serving sync.Mutex
 	server  *http.Server
@@ -74,16 +92,31 @@ type Daemon struct {
 
 // New makes a daemon that does nothing yet.
 func New(o Options) *Daemon {
-	return &Daemon{root: o.Root, machine: o.Machine, clock: o.Clock, log: o.Log, open: o.Documents}
+	hub := event.New(event.Options{Now: o.Clock.Now})
+	d := &Daemon{
+		root: o.Root, machine: o.Machine, clock: o.Clock, open: o.Documents, openAuditFiles: o.Audit,
+		log: slog.New(event.NewHandler(hub, o.Log.Handler())), hub: hub,
+	}
+	d.listener = movingListener{d.listenerSetting(), d}
+	d.changes = change.New(change.Options{
+		Sections: d.sections(), Now: o.Clock.Now, After: o.Clock.After, Log: d.log, Changed: d.configurationChanged,
+	})
+	return d
 }
 
 // Run brings the node up and serves its API until the context ends. What goes wrong on
 // the way is reported and tried again; an error means that Run cannot even begin.
 func (d *Daemon) Run(ctx context.Context) error {
+	d.operations = operation.New(ctx, operation.Options{Log: d.log, Publish: func(op osapi.Operation) {
+		if err := d.hub.Publish(osapi.EventTypeOperation, op); err != nil {
+			d.log.Warn("telling listeners of an operation", "error", err)
+		}
+	}})
 	handler, err := httpapi.New(ctx, d.Routes(), d.log)
 	if err != nil {
 		return fmt.Errorf("making the API: %w", err)
 	}
+	handler.Observe = d.observe
 	d.handler = handler
 	installing, err := d.machine.Installer.Wanted(ctx)
 	if err != nil {
@@ -185,10 +218,11 @@ func (d *Daemon) stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	d.hub.Close()
 	if err := d.server.Shutdown(ctx); err != nil {
-		return errors.Join(fmt.Errorf("ending the API: %w", err), d.server.Close())
+		return errors.Join(fmt.Errorf("ending the API: %w", err), d.server.Close(), d.closeFallback(ctx))
 	}
-	return nil
+	return d.closeFallback(ctx)
 }
 
 // startWatchdog tells the service manager that the daemon is alive, as long as its locks
@@ -218,16 +252,13 @@ func (d *Daemon) notify(what string, err error) {
 	}
 }
 
-func (d *Daemon) setEffectiveNetwork(network osapi.NetworkConfig) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.network = network
-}
-
-func (d *Daemon) effectiveNetwork() osapi.NetworkConfig {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.network
+// configurationChanged tells what has become of a change.
+func (d *Daemon) configurationChanged(what string, status change.Status, number int) {
+	d.log.Info("configuration "+what, "change", number, "sections", status.Sections, "by", status.Who, "request", status.What)
+	d.lifecycle("configuration-"+what, "/1.0/system/config", map[string]any{"sections": status.Sections, "who": status.Who, "number": number})
+	if what == "reverted" {
+		d.machine.Display.Message("warning", "a change of "+strings.Join(status.Sections, ", ")+" by "+status.Who+" was taken back")
+	}
 }
 
 // Boot gives the phases so far.
@@ -235,7 +266,7 @@ func (d *Daemon) Boot() osapi.DebugBoot { return d.boot.Snapshot() }
 
 // Channel is the release channel that the node follows.
 func (d *Daemon) Channel() string {
-	update, err := d.config.getUpdate()
+	update, err := current(context.Background(), d, sectionUpdate, Setting[osapi.UpdateConfig, osapi.UpdateState](updateSetting{d}))
 	if err != nil {
 		return defaultUpdate().Channel
 	}

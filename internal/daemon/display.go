@@ -64,7 +64,7 @@ func (s *screens) Message(level, text string) { s.console.Message(level, text) }
 
 func (s *screens) Progress(phase string, done, total int64) { s.console.Progress(phase, done, total) }
 
-func (s *screens) Identity(shown Identity) {
+func (s *screens) Identity(shown Shown) {
 	s.console.Update(func(screen *console.Screen) {
 		screen.Name, screen.Version = shown.Environment.Hostname, shown.Environment.OSVersion
 		if shown.Environment.OSName != "" {

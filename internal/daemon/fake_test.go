@@ -2,19 +2,24 @@ package daemon_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/audit"
+	"github.com/holdfast-os/holdfast/internal/config"
 	"github.com/holdfast-os/holdfast/internal/daemon"
+	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/state"
 )
 
@@ -36,13 +41,13 @@ type world struct {
 		apps     []string
 	}
 	query    daemon.LogQuery
-	provider osapi.ProviderConfig
-	shown    daemon.Identity
+	applied  map[string]any // configurations in effect, by section
+	shown    daemon.Shown
 	messages []string
 }
 
 func newWorld() *world {
-	return &world{apps: map[string]osapi.ApplicationConfig{}, failures: map[string][]error{}, block: map[string]chan struct{}{},
+	return &world{applied: map[string]any{}, apps: map[string]osapi.ApplicationConfig{}, failures: map[string][]error{}, block: map[string]chan struct{}{},
 		happened: make(chan string, 1000)}
 }
 
@@ -136,24 +141,97 @@ func (fakeSecurity) Show(context.Context) (osapi.Security, error) {
 	return osapi.Security{Config: osapi.SecurityConfig{EncryptionRecoveryKeys: []string{"cbdefghi"}}}, nil
 }
 
-type fakeNetwork struct{ *world }
-
-func (f fakeNetwork) Apply(_ context.Context, config *osapi.NetworkConfig) (osapi.NetworkConfig, error) {
-	if err := f.did("network"); err != nil {
-		return osapi.NetworkConfig{}, err
-	}
-	if config == nil {
-		return osapi.NetworkConfig{Interfaces: []osapi.NetworkInterface{{Name: "eth0", Hwaddr: "52:54:00:12:34:56", Addresses: []string{"dhcp4", "slaac"}}}}, nil
-	}
-	return *config, nil
+// fakeSetting is a section in memory.
+type fakeSetting[C, S any] struct {
+	*world
+	name  string
+	check func(value, kept *C) config.Problems
+	hide  func(C) C
+	state S
 }
 
-func (fakeNetwork) State(_ context.Context, config osapi.NetworkConfig) (osapi.NetworkState, error) {
-	if len(config.Interfaces) == 0 {
-		return osapi.NetworkState{}, errors.New("networkd does not run")
+func (f fakeSetting[C, S]) Check(_ context.Context, value, kept *C) error {
+	if f.check == nil {
+		return nil
 	}
-	return osapi.NetworkState{Interfaces: map[string]osapi.NetworkInterfaceState{"eth0": {State: "routable", Addresses: []string{"10.0.2.15"}}}}, nil
+	return f.check(value, kept).Err()
 }
+
+func (f fakeSetting[C, S]) Plan(_ context.Context, _ *C, next C) (plan.Plan, error) {
+	text, err := json.Marshal(f.Hide(next))
+	return plan.Plan{Steps: []plan.Step{{Kind: plan.WriteFile, Object: "/etc/" + f.name, After: string(text)}}, Disconnects: f.name == "network"}, err
+}
+
+func (f fakeSetting[C, S]) Apply(_ context.Context, _ *C, next C) error {
+	if err := f.did(f.name); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.applied[f.name] = next
+	return nil
+}
+
+func (f fakeSetting[C, S]) Hide(value C) C {
+	if f.hide == nil {
+		return value
+	}
+	return f.hide(value)
+}
+
+func (f fakeSetting[C, S]) State(context.Context, C) (S, error) { return f.state, nil }
+
+func fakeNetwork(w *world) daemon.Setting[osapi.NetworkConfig, osapi.NetworkState] {
+	return fakeSetting[osapi.NetworkConfig, osapi.NetworkState]{
+		world: w, name: "network",
+		state: osapi.NetworkState{Interfaces: map[string]osapi.NetworkInterfaceState{"eth0": {State: "routable", Addresses: []string{"10.0.2.15"}}}},
+		check: func(value, kept *osapi.NetworkConfig) (p config.Problems) {
+			value.ConfirmationTimeout = ""
+			if len(value.Interfaces) == 0 {
+				value.Interfaces = []osapi.NetworkInterface{{Name: "eth0", Hwaddr: "52:54:00:12:34:56", Addresses: []string{"dhcp4", "slaac"}}}
+			}
+			for i, n := range value.Interfaces {
+				if n.Name == "" {
+					p.Add(fmt.Sprintf("interfaces[%d].name", i), "required", "is empty")
+				}
+			}
+			for i := range value.Wireguard {
+				before := ""
+				if kept != nil && i < len(kept.Wireguard) {
+					before = kept.Wireguard[i].PrivateKey
+				}
+				if !config.Keep(&value.Wireguard[i].PrivateKey, before) {
+					p.Add(fmt.Sprintf("wireguard[%d].private_key", i), "kept", "nothing is kept")
+				}
+			}
+			return p
+		},
+		hide: func(c osapi.NetworkConfig) osapi.NetworkConfig {
+			c.Wireguard = slices.Clone(c.Wireguard)
+			for i := range c.Wireguard {
+				config.Hide(&c.Wireguard[i].PrivateKey)
+			}
+			return c
+		},
+	}
+}
+
+func fakeProvider(w *world) daemon.Setting[osapi.ProviderConfig, osapi.ProviderState] {
+	return fakeSetting[osapi.ProviderConfig, osapi.ProviderState]{world: w, name: "provider", check: func(value, _ *osapi.ProviderConfig) (p config.Problems) {
+		if value.Name != "images" {
+			p.Add("name", "known", "%q is not a provider", value.Name)
+		}
+		return p
+	}}
+}
+
+type fakeIdentity struct{}
+
+func (fakeIdentity) Certificate() (*tls.Certificate, error) { return nil, errors.New("there is none") }
+
+type fakeResolver struct{ *world }
+
+func (f fakeResolver) FlushDNS(context.Context) error { return f.did("flush-dns") }
 
 type fakeExtensions struct{ *world }
 
@@ -162,21 +240,6 @@ func (f fakeExtensions) Refresh(context.Context) error { return f.did("extension
 type fakePools struct{ *world }
 
 func (f fakePools) Ensure(context.Context) error { return f.did("pools") }
-
-type fakeProvider struct{ *world }
-
-func (f fakeProvider) Use(_ context.Context, config osapi.ProviderConfig) error {
-	if config.Name != "images" {
-		return fmt.Errorf("%w: config.name: %q is not a provider", daemon.ErrInvalid, config.Name)
-	}
-	if err := f.did("provider"); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.provider = config
-	return nil
-}
 
 type fakeApps struct{ *world }
 
@@ -275,7 +338,7 @@ func (f fakeDisplay) Message(level, text string) {
 
 func (fakeDisplay) Progress(string, int64, int64) {}
 
-func (f fakeDisplay) Identity(shown daemon.Identity) {
+func (f fakeDisplay) Identity(shown daemon.Shown) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.shown = shown
@@ -321,6 +384,13 @@ func (m *memory) Save(doc state.Document, value any) error {
 	return err
 }
 
+func (m *memory) Remove(doc state.Document) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.docs, doc.Name)
+	return nil
+}
+
 // clock goes on only when a test says so: each pause is offered on pauses, and ends when
 // the test sends on tick.
 type clock struct {
@@ -360,11 +430,15 @@ func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixtu
 		docs = func() (daemon.Documents, error) { return f.docs, w.did("state") }
 	}
 	f.daemon = daemon.New(daemon.Options{
-		Root: f.root, Documents: docs, Clock: f.clock.clock(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Root: f.root, Documents: docs, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(f.root, "audit")) }, Clock: f.clock.clock(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Machine: daemon.Machine{
 			Facts: fakeFacts{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
-			Security: fakeSecurity{w}, Network: fakeNetwork{w}, Extensions: fakeExtensions{w}, Pools: fakePools{w},
-			Provider: fakeProvider{w}, Apps: fakeApps{w}, AppUpdates: fakeApps{w}, Power: fakePower{w},
+			Security: fakeSecurity{w}, Extensions: fakeExtensions{w}, Pools: fakePools{w}, Resolver: fakeResolver{w},
+			Network: fakeNetwork(w), Provider: fakeProvider(w),
+			Kernel:   fakeSetting[osapi.KernelConfig, osapi.KernelState]{world: w, name: "kernel"},
+			Logging:  fakeSetting[osapi.LoggingConfig, osapi.LoggingState]{world: w, name: "logging"},
+			Identity: fakeIdentity{},
+			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Power: fakePower{w},
 			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Notify: fakeNotify{w},
 		},
 	})

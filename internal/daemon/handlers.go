@@ -96,7 +96,7 @@ func (d *Daemon) readLog(r *httpapi.Request) (any, error) {
 }
 
 func (d *Daemon) getSecurity(r *httpapi.Request) (any, error) {
-	flags, err := d.config.getSecurity()
+	flags, err := d.memory.getSecurity()
 	if err != nil {
 		return nil, err
 	}
@@ -109,25 +109,16 @@ func (d *Daemon) getSecurity(r *httpapi.Request) (any, error) {
 }
 
 func (d *Daemon) securityRetrieved(r *httpapi.Request) (any, error) {
-	flags, err := d.config.getSecurity()
+	flags, err := d.memory.getSecurity()
 	if err != nil {
 		return nil, err
 	}
 	flags.RecoveryKeysRetrieved = true
-	if err := d.config.setSecurity(flags); err != nil {
+	if err := d.memory.setSecurity(flags); err != nil {
 		return nil, err
 	}
 	d.showIdentity(r.Context())
 	return nil, nil
-}
-
-func (d *Daemon) getNetwork(r *httpapi.Request) (any, error) {
-	effective := d.effectiveNetwork()
-	state, err := d.machine.Network.State(r.Context(), effective)
-	if err != nil {
-		return nil, coded(err)
-	}
-	return osapi.Network{Config: &effective, State: state}, nil
 }
 
 func (d *Daemon) getStorage(r *httpapi.Request) (any, error) {
@@ -136,58 +127,6 @@ func (d *Daemon) getStorage(r *httpapi.Request) (any, error) {
 		return nil, coded(err)
 	}
 	return osapi.Storage{Config: osapi.StorageConfig{ScrubSchedule: defaultScrub}, State: state}, nil
-}
-
-func (d *Daemon) getProvider(*httpapi.Request) (any, error) {
-	config, err := d.config.getProvider()
-	if err != nil {
-		return nil, err
-	}
-	return osapi.Provider{Config: config}, nil
-}
-
-func (d *Daemon) putProvider(r *httpapi.Request) (any, error) {
-	body := httpapi.Body[Put[osapi.ProviderConfig]](r)
-	switch {
-	case body.Config == nil:
-		return nil, configMissing()
-	case body.Config.Name == "":
-		return nil, httpapi.BadRequest(`config.name is missing: the provider of this release is "images"`)
-	}
-	before, err := d.config.getProvider()
-	if err != nil {
-		return nil, err
-	}
-	if err := d.machine.Provider.Use(r.Context(), *body.Config); err != nil {
-		return nil, coded(err)
-	}
-	if err := d.config.setProvider(*body.Config); err != nil {
-		// What is in use and what is kept must not differ.
-		if back := d.machine.Provider.Use(r.Context(), before); back != nil {
-			d.log.Error("going back to the provider of before", "error", back)
-		}
-		return nil, err
-	}
-	return nil, nil
-}
-
-func (d *Daemon) getUpdate(*httpapi.Request) (any, error) {
-	config, err := d.config.getUpdate()
-	if err != nil {
-		return nil, err
-	}
-	return osapi.Update{Config: config, State: d.getUpdateState()}, nil
-}
-
-func (d *Daemon) putUpdate(r *httpapi.Request) (any, error) {
-	body := httpapi.Body[Put[osapi.UpdateConfig]](r)
-	if body.Config == nil {
-		return nil, configMissing()
-	}
-	if problems := checkUpdateConfig(body.Config); len(problems) > 0 {
-		return nil, httpapi.BadRequest("%s", strings.Join(problems, "; "))
-	}
-	return nil, d.config.setUpdate(*body.Config)
 }
 
 func configMissing() error {

@@ -10,21 +10,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
-	"sync"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
-	apirelease "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
-	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/state"
 )
@@ -184,94 +179,6 @@ func (h hostSeed) Applications(ctx context.Context) ([]string, error) {
 		names = append(names, application.Name)
 	}
 	return names, nil
-}
-
-// providerSource is Provider, and the release.Provider of the applications: the release
-// tree that is configured at the moment.
-type providerSource struct {
-	userAgent string
-
-	mu     sync.Mutex
-	source release.Provider
-}
-
-// Use takes the configuration of the provider "images". Without a server the node runs
-// what it has; asking for a release then says what to configure.
-func (p *providerSource) Use(_ context.Context, config osapi.ProviderConfig) error {
-	problems := checkProvider(config)
-	if len(problems) > 0 {
-		return fmt.Errorf("%w: %s", ErrInvalid, strings.Join(problems, "; "))
-	}
-	var source release.Provider
-	if server := config.Config["server_url"]; server != "" {
-		made, err := release.NewSource(release.Options{
-			ServerURL: server, UpdateCA: []byte(config.Config["update_ca"]), UserAgent: p.userAgent})
-		if err != nil {
-			return fmt.Errorf("%w: config.config: %w", ErrInvalid, err)
-		}
-		source = made
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.source = source
-	return nil
-}
-
-// checkProvider gives every problem, each with its path.
-func checkProvider(config osapi.ProviderConfig) []string {
-	var problems []string
-	if config.Name != providerImages {
-		problems = append(problems, fmt.Sprintf("config.name: %q is not a provider of this release, which has %q", config.Name, providerImages))
-	}
-	known := []string{"server_url", "update_ca"}
-	var unknown []string
-	for key := range config.Config {
-		if !slices.Contains(known, key) {
-			unknown = append(unknown, key)
-		}
-	}
-	slices.Sort(unknown)
-	for _, key := range unknown {
-		problems = append(problems, fmt.Sprintf("config.config.%s: unknown, the provider %q has %s", key, providerImages, strings.Join(known, " and ")))
-	}
-	server, ca := config.Config["server_url"], config.Config["update_ca"]
-	if (server == "") != (ca == "") {
-		problems = append(problems, "config.config: server_url and update_ca go together: set both or none")
-	}
-	if parsed, err := url.Parse(server); server != "" && (err != nil || parsed.Host == "") {
-		problems = append(problems, "config.config.server_url: it is not a URL, as \"https://releases.example.org/os\"")
-	}
-	if found, _ := pem.Decode([]byte(ca)); ca != "" && (found == nil || found.Type != "CERTIFICATE") {
-		problems = append(problems, "config.config.update_ca: it is not a certificate in PEM form")
-	}
-	return problems
-}
-
-func (p *providerSource) current() (release.Provider, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.source == nil {
-		return nil, errors.New("no release server is configured: set config.server_url and config.update_ca of /1.0/system/provider, or of the seed named provider")
-	}
-	return p.source, nil
-}
-
-// Latest asks the configured server.
-func (p *providerSource) Latest(ctx context.Context, channel, arch, running string) (apirelease.Update, error) {
-	source, err := p.current()
-	if err != nil {
-		return apirelease.Update{}, err
-	}
-	return source.Latest(ctx, channel, arch, running)
-}
-
-// Fetch downloads from the configured server.
-func (p *providerSource) Fetch(ctx context.Context, update apirelease.Update, file apirelease.File, dst string, progress release.Progress) error {
-	source, err := p.current()
-	if err != nil {
-		return err
-	}
-	return source.Fetch(ctx, update, file, dst, progress)
 }
 
 // appStore keeps what the node remembers of its applications.

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/config"
 )
 
 const pemCertificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
@@ -16,20 +17,20 @@ const pemCertificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-
 func TestCheckProvider_Configurations_AllProblemsWithTheirPath(t *testing.T) {
 	cases := map[string]struct {
 		config osapi.ProviderConfig
-		want   []string
+		want   config.Problems
 	}{
 		"nothing yet": {osapi.ProviderConfig{Name: "images"}, nil},
 		"complete": {osapi.ProviderConfig{Name: "images", Config: map[string]string{
 			"server_url": "https://releases.example.org/os", "update_ca": pemCertificate}}, nil},
 		"everything wrong": {osapi.ProviderConfig{Name: "debug", Config: map[string]string{
-			"server_url": "releases", "update_ca": "none", "token": "x"}}, []string{
-			`config.name: "debug" is not a provider of this release, which has "images"`,
-			`config.config.token: unknown, the provider "images" has server_url and update_ca`,
-			`config.config.server_url: it is not a URL, as "https://releases.example.org/os"`,
-			`config.config.update_ca: it is not a certificate in PEM form`,
+			"server_url": "releases", "update_ca": "none", "token": "x"}}, config.Problems{
+			{Path: "name", Rule: "known", Text: `"debug" is not a provider of this release, which has "images"`},
+			{Path: "config.token", Rule: "known", Text: `unknown, the provider "images" has server_url and update_ca`},
+			{Path: "config.server_url", Rule: "url", Text: `it is not a URL, as "https://releases.example.org/os"`},
+			{Path: "config.update_ca", Rule: "certificate", Text: "it is not a certificate in PEM form"},
 		}},
-		"half": {osapi.ProviderConfig{Name: "images", Config: map[string]string{"server_url": "https://a.example"}}, []string{
-			"config.config: server_url and update_ca go together: set both or none"}},
+		"half": {osapi.ProviderConfig{Name: "images", Config: map[string]string{"server_url": "https://a.example"}}, config.Problems{
+			{Path: "config", Rule: "together", Text: "server_url and update_ca go together: set both or none"}}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -42,10 +42,14 @@ type Machine struct {
 	Installer    Installer
 	Seed         Seed
 	Security     Security
-	Network      Network
+	Kernel       Setting[osapi.KernelConfig, osapi.KernelState]
+	Network      Setting[osapi.NetworkConfig, osapi.NetworkState]
+	Logging      Setting[osapi.LoggingConfig, osapi.LoggingState]
+	Provider     Setting[osapi.ProviderConfig, osapi.ProviderState]
+	Resolver     Resolver
+	Identity     Identity
 	Extensions   Extensions
 	Pools        Pools
-	Provider     Provider
 	Apps         Apps
 	AppUpdates   AppUpdates
 	Power        Power
@@ -101,13 +105,10 @@ type Security interface {
 	Show(ctx context.Context) (osapi.Security, error)
 }
 
-// Network applies and observes the network.
-type Network interface {
-	// Apply sets the network up and waits until the node is online. Without a
-	// configuration every card asks for an address. It gives what is in effect.
-	Apply(ctx context.Context, config *osapi.NetworkConfig) (osapi.NetworkConfig, error)
-	// State observes, with the roles of the configuration that is in effect.
-	State(ctx context.Context, config osapi.NetworkConfig) (osapi.NetworkState, error)
+// Resolver is what turns names into addresses.
+type Resolver interface {
+	// FlushDNS forgets what it has learnt.
+	FlushDNS(ctx context.Context) error
 }
 
 // Extensions merges the images of the applications into the system.
@@ -118,12 +119,6 @@ type Extensions interface {
 // Pools imports the ZFS pools, and makes "local" at the first start.
 type Pools interface {
 	Ensure(ctx context.Context) error
-}
-
-// Provider is where releases come from.
-type Provider interface {
-	// Use takes a configuration, or gives an ErrInvalid that names every problem.
-	Use(ctx context.Context, config osapi.ProviderConfig) error
 }
 
 // Apps manages the applications.
@@ -183,11 +178,11 @@ type Display interface {
 	// Progress shows what goes on; total 0 shows no bar.
 	Progress(phase string, done, total int64)
 	// Identity shows what the node is.
-	Identity(shown Identity)
+	Identity(shown Shown)
 }
 
-// Identity is what the screen says about the node.
-type Identity struct {
+// Shown is what the screen says about the node.
+type Shown struct {
 	Environment osapi.Environment
 	Addresses   []string
 	// Applications are the installed ones with their version.

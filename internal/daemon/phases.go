@@ -2,12 +2,15 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/config"
 )
 
 // showEvery is how often the console looks for new addresses.
@@ -21,10 +24,13 @@ func (d *Daemon) nodePhases() []phase {
 		{"requirements", time.Minute, d.checkRequirements},
 		{"api", time.Minute, d.listen},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys},
+		{"kernel", time.Minute, d.startSetting(sectionKernel)},
 		{"network", 5 * time.Minute, d.startNetwork},
+		{"logging", time.Minute, d.startSetting(sectionLogging)},
 		{"extensions", 5 * time.Minute, d.mergeExtensions},
 		{"pools", 10 * time.Minute, d.ensurePools},
 		{"provider", 5 * time.Minute, d.startProvider},
+		{"configuration", time.Minute, d.settleConfiguration},
 		{"applications", time.Hour, d.startApplications},
 		{"ready", time.Minute, d.becomeReady},
 	}
@@ -44,9 +50,17 @@ func (d *Daemon) loadState(context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.config.load(docs, d.log, func(damage error) {
+	damaged := func(damage error) {
+		d.log.Error("state document damaged, its last copy is used", "error", damage)
 		d.machine.Display.Message("warning", damage.Error())
-	})
+	}
+	if err := d.memory.load(docs, damaged); err != nil {
+		return err
+	}
+	if err := d.changes.Load(docs, damaged); err != nil {
+		return err
+	}
+	return d.openAudit()
 }
 
 func (d *Daemon) startConsole(ctx context.Context) error {
@@ -74,32 +88,68 @@ func (d *Daemon) install(ctx context.Context) error {
 
 func (d *Daemon) prepareKeys(ctx context.Context) error { return d.machine.Security.Prepare(ctx) }
 
-// startNetwork takes the seed's network at the first start, and what was kept later.
+// startSetting applies a section of the configuration as it was last accepted. One that
+// this machine refuses is told and left out: what an owner has asked for once must not
+// keep a node from starting after its hardware has changed.
+func (d *Daemon) startSetting(name string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := d.changes.Boot(ctx, name); err != nil {
+			d.log.Error("a section of the configuration cannot be applied", "section", name, "error", err)
+			d.machine.Display.Message("error", name+": "+err.Error())
+		}
+		return ctx.Err()
+	}
+}
+
+// startNetwork takes the seed's network at the first start, and what was kept later. A
+// node that nobody can reach could not be told the right configuration, so one that this
+// machine cannot have gives way to the defaults.
 func (d *Daemon) startNetwork(ctx context.Context) error {
-	if !d.config.has(networkDocument) {
-		seed, err := d.machine.Seed.Network(ctx)
-		if err != nil {
+	if err := seedSection(ctx, d, sectionNetwork, d.machine.Seed.Network); err != nil {
+		return err
+	}
+	err := d.changes.Boot(ctx, sectionNetwork)
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		d.log.Error("the network configuration cannot be used, every card asks for an address", "error", err)
+		d.machine.Display.Message("error", "network configuration: "+err.Error())
+		var defaults osapi.NetworkConfig
+		if err := d.machine.Network.Check(ctx, &defaults, nil); err != nil {
 			return err
 		}
-		if seed != nil {
-			if err := d.config.setNetwork(seed); err != nil {
-				return err
-			}
-		}
+		err = d.machine.Network.Apply(ctx, nil, defaults)
 	}
-	wanted, err := d.config.getNetwork()
 	if err != nil {
 		return err
 	}
-	effective, err := d.machine.Network.Apply(ctx, wanted)
-	if err != nil {
-		return err
-	}
-	d.setEffectiveNetwork(effective)
 	d.networkStarted.Store(true)
 	d.showIdentity(ctx)
 	return nil
 }
+
+// seedSection takes a document of the seed for a section that has none yet.
+func seedSection[C any](ctx context.Context, d *Daemon, name string, read func(context.Context) (*C, error)) error {
+	kept, err := d.changes.Get(name)
+	if err != nil || len(kept) > 0 {
+		return err
+	}
+	seed, err := read(ctx)
+	if err != nil || seed == nil {
+		return err
+	}
+	raw, err := json.Marshal(seed)
+	if err != nil {
+		return fmt.Errorf("encoding the seed %s: %w", name, err)
+	}
+	if err := d.changes.Seed(ctx, name, raw); err != nil {
+		return fmt.Errorf("using the seed %s: %w", name, err)
+	}
+	return nil
+}
+
+// settleConfiguration notes that everything is applied: a change that a restart had cut
+// short is undone.
+func (d *Daemon) settleConfiguration(context.Context) error { return d.changes.Settle() }
 
 func (d *Daemon) mergeExtensions(ctx context.Context) error { return d.machine.Extensions.Refresh(ctx) }
 
@@ -107,51 +157,26 @@ func (d *Daemon) ensurePools(ctx context.Context) error { return d.machine.Pools
 
 // startProvider takes the seeds for provider and updates at the first start.
 func (d *Daemon) startProvider(ctx context.Context) error {
-	if !d.config.has(providerDocument) {
-		provider, err := d.machine.Seed.Provider(ctx)
-		if err != nil {
-			return err
+	provider := func(ctx context.Context) (*osapi.ProviderConfig, error) {
+		seed, err := d.machine.Seed.Provider(ctx)
+		if seed == nil {
+			seed = &osapi.ProviderConfig{Name: providerImages}
 		}
-		if provider == nil {
-			provider = new(defaultProvider())
-		}
-		if err := d.machine.Provider.Use(ctx, *provider); err != nil {
-			return fmt.Errorf("using the provider of the seed: %w", err)
-		}
-		if err := d.config.setProvider(*provider); err != nil {
-			return err
-		}
+		return seed, err
 	}
-	if err := d.seedUpdate(ctx); err != nil {
+	if err := seedSection(ctx, d, sectionProvider, provider); err != nil {
 		return err
 	}
-	provider, err := d.config.getProvider()
-	if err != nil {
+	if err := seedSection(ctx, d, sectionUpdate, d.machine.Seed.Update); err != nil {
 		return err
 	}
-	return d.machine.Provider.Use(ctx, provider)
-}
-
-func (d *Daemon) seedUpdate(ctx context.Context) error {
-	if d.config.has(updateDocument) {
-		return nil
-	}
-	update, err := d.machine.Seed.Update(ctx)
-	if err != nil {
-		return err
-	}
-	if update == nil {
-		update = new(defaultUpdate())
-	}
-	if problems := checkUpdateConfig(update); len(problems) > 0 {
-		return fmt.Errorf("using the update seed: %s", strings.Join(problems, "; "))
-	}
-	return d.config.setUpdate(*update)
+	return d.changes.Boot(ctx, sectionProvider)
 }
 
 // startApplications starts what is installed, and installs what is missing.
 func (d *Daemon) startApplications(ctx context.Context) error {
 	if err := d.machine.AppUpdates.StartAll(ctx); err != nil {
+		d.startFallback(ctx, true)
 		return err
 	}
 	seeded, err := d.machine.Seed.Applications(ctx)
@@ -173,7 +198,7 @@ func (d *Daemon) becomeReady(ctx context.Context) error {
 // showIdentity tells the console what the node is by now. What cannot be found out yet is
 // left out: the screen must not hold up the start.
 func (d *Daemon) showIdentity(ctx context.Context) {
-	var shown Identity
+	var shown Shown
 	var err error
 	if shown.Environment, err = d.machine.Facts.Environment(ctx); err != nil {
 		d.log.Warn("console without the node's name", "error", err)
@@ -183,7 +208,11 @@ func (d *Daemon) showIdentity(ctx context.Context) {
 	}
 	// Before its phase networkd may not even run, and asking it would wait for it.
 	if d.networkStarted.Load() {
-		network, err := d.machine.Network.State(ctx, d.effectiveNetwork())
+		config, err := current(ctx, d, sectionNetwork, d.machine.Network)
+		if err != nil {
+			d.log.Warn("console without addresses", "error", err)
+		}
+		network, err := d.machine.Network.State(ctx, config)
 		if err != nil {
 			d.log.Warn("console without addresses", "error", err)
 		}
@@ -193,7 +222,7 @@ func (d *Daemon) showIdentity(ctx context.Context) {
 		d.log.Warn("console without the certificate's fingerprint", "error", err)
 	}
 	// On an install medium nothing is kept, and so nothing is there to be retrieved.
-	if flags, err := d.config.getSecurity(); err == nil && !flags.RecoveryKeysRetrieved {
+	if flags, err := d.memory.getSecurity(); err == nil && !flags.RecoveryKeysRetrieved {
 		shown.Warnings = append(shown.Warnings, "the recovery keys have not been retrieved: holdfast node system security show")
 	}
 	shown.Applications = d.applicationTitles(ctx)

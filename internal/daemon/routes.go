@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 
@@ -36,7 +35,7 @@ type tuiMessage struct {
 
 // Routes is the whole API.
 func (d *Daemon) Routes() []httpapi.Route {
-	return slices.Concat(d.rootRoutes(), d.applicationRoutes(), d.debugRoutes(), d.systemRoutes(),
+	return slices.Concat(d.rootRoutes(), d.applicationRoutes(), d.debugRoutes(), d.systemRoutes(), d.configurationRoutes(), d.watchingRoutes(),
 		d.storageRoutes(), d.powerRoutes(), d.serviceRoutes(), d.internalRoutes())
 }
 
@@ -134,24 +133,6 @@ func failable[T any](value T, err error) (any, error) {
 		return nil, coded(err)
 	}
 	return value, nil
-}
-
-// coded gives an error the HTTP code that its kind has.
-func coded(err error) error {
-	for _, kind := range []struct {
-		err  error
-		code int
-	}{
-		{ErrNotFound, http.StatusNotFound},
-		{ErrConflict, http.StatusConflict},
-		{ErrInvalid, http.StatusBadRequest},
-		{ErrUnsupported, http.StatusNotImplemented},
-	} {
-		if errors.Is(err, kind.err) {
-			return httpapi.WithCode(kind.code, err)
-		}
-	}
-	return err
 }
 
 // behind answers at once and acts a moment later.

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"slices"
+
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 )
@@ -8,7 +10,7 @@ import (
 func (d *Daemon) systemRoutes() []httpapi.Route {
 	const base = "/1.0/system"
 	const later = "it comes with a later release"
-	return []httpapi.Route{
+	return slices.Concat(d.settingRoutes(), []httpapi.Route{
 		{Method: get, Path: base, Doc: "lists the parts of the system", Handler: func(r *httpapi.Request) (any, error) {
 			return r.URLs(base, "fallback-listener", "kernel", "logging", "network", "provider", "resources", "security", "storage", "update"), nil
 		}},
@@ -16,25 +18,47 @@ func (d *Daemon) systemRoutes() []httpapi.Route {
 		{Method: put, Path: base + "/security", Doc: "changes the recovery keys", Later: "changing recovery keys comes with a later release"},
 		{Method: post, Path: base + "/security/:retrieved", Doc: "notes that the recovery keys are kept elsewhere", Handler: d.securityRetrieved},
 		{Method: post, Path: base + "/security/:tpm-rebind", Doc: "binds the disk to the TPM anew", Later: later},
-		{Method: get, Path: base + "/network", Doc: "shows the network", Handler: d.getNetwork},
-		{Method: put, Path: base + "/network", Doc: "changes the network", Later: "until then the seed named network says how it is"},
-		{Method: post, Path: base + "/network/:confirm", Doc: "confirms a change of the network", Later: later},
-		{Method: post, Path: base + "/network/:flush-dns", Doc: "forgets what names resolve to", Later: later},
+		{Method: post, Path: base + "/network/:confirm", Doc: "confirms the change that waits for it", Handler: func(r *httpapi.Request) (any, error) {
+			_, err := d.confirm(r)
+			return nil, err
+		}},
+		{Method: post, Path: base + "/network/:flush-dns", Doc: "forgets what names resolve to", Handler: func(r *httpapi.Request) (any, error) {
+			return nil, coded(d.machine.Resolver.FlushDNS(r.Context()))
+		}},
 		{Method: get, Path: base + "/resources", Doc: "shows the hardware, in the shape of Incus", Handler: func(r *httpapi.Request) (any, error) {
 			return failable(d.machine.Facts.Resources(r.Context()))
 		}},
-		{Method: get, Path: base + "/update", Doc: "shows when and from where the node updates", Handler: d.getUpdate},
-		{Method: put, Path: base + "/update", Doc: "changes when and from where the node updates", Request: Put[osapi.UpdateConfig]{}, Handler: d.putUpdate},
 		{Method: post, Path: base + "/update/:check", Doc: "looks for updates now, after the answer", Request: osapi.UpdateCheckPost{}, EmptyBody: true, Handler: d.checkUpdate},
-		{Method: get, Path: base + "/provider", Doc: "shows where releases come from", Handler: d.getProvider},
-		{Method: put, Path: base + "/provider", Doc: "changes where releases come from", Request: Put[osapi.ProviderConfig]{}, Handler: d.putProvider},
-		{Method: get, Path: base + "/fallback-listener", Doc: "shows the listener for emergencies", Later: later},
-		{Method: put, Path: base + "/fallback-listener", Doc: "changes the listener for emergencies", Later: later},
-		{Method: get, Path: base + "/kernel", Doc: "shows the settings of the kernel", Later: later},
-		{Method: put, Path: base + "/kernel", Doc: "changes the settings of the kernel", Later: later},
-		{Method: get, Path: base + "/logging", Doc: "shows where the log is sent", Later: later},
-		{Method: put, Path: base + "/logging", Doc: "changes where the log is sent", Later: later},
+	})
+}
+
+// settingRoutes are the sections of the configuration.
+func (d *Daemon) settingRoutes() []httpapi.Route {
+	return slices.Concat(
+		settingRoutes(d, sectionKernel, "the settings of the kernel", d.machine.Kernel,
+			func(c osapi.KernelConfig, s osapi.KernelState) any { return osapi.Kernel{Config: c, State: s} }),
+		settingRoutes(d, sectionNetwork, "the network", d.machine.Network,
+			func(c osapi.NetworkConfig, s osapi.NetworkState) any { return d.network(c, s) }),
+		settingRoutes(d, sectionLogging, "where the log is sent", d.machine.Logging,
+			func(c osapi.LoggingConfig, s osapi.LoggingState) any { return osapi.Logging{Config: c, State: s} }),
+		settingRoutes(d, sectionProvider, "where releases come from", d.machine.Provider,
+			func(c osapi.ProviderConfig, s osapi.ProviderState) any { return osapi.Provider{Config: c, State: s} }),
+		settingRoutes(d, sectionUpdate, "when and from where the node updates", Setting[osapi.UpdateConfig, osapi.UpdateState](updateSetting{d}),
+			func(c osapi.UpdateConfig, s osapi.UpdateState) any { return osapi.Update{Config: c, State: s} }),
+		settingRoutes(d, sectionListener, "the listener for emergencies", d.listener,
+			func(c osapi.FallbackListenerConfig, s osapi.FallbackListenerState) any {
+				return osapi.FallbackListener{Config: c, State: s}
+			}),
+	)
+}
+
+// network adds to the network whether a change of it is under way.
+func (d *Daemon) network(c osapi.NetworkConfig, s osapi.NetworkState) osapi.Network {
+	if d.changes != nil {
+		status, ok := d.changes.Pending()
+		s.ConfigurationInProcess = ok && slices.Contains(status.Sections, sectionNetwork)
 	}
+	return osapi.Network{Config: &c, State: s}
 }
 
 func (d *Daemon) storageRoutes() []httpapi.Route {

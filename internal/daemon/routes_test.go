@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/daemon"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 )
 
@@ -128,17 +129,17 @@ func TestApi_WrongRequests_AreRefusedWithTheReason(t *testing.T) {
 
 		{"PUT", "/1.0/system/update", "", 400, "the body is empty: PUT /1.0/system/update needs a JSON object"},
 		{"PUT", "/1.0/system/update", `{"config":{"channel":"a b","check_frequency":"soon"}}`, 400,
-			`config.channel: "a b" is not the name of a channel, as "stable"; config.check_frequency: "soon" is neither "never" nor a duration, as "6h" or "90m"`},
-		{"PUT", "/1.0/system/update", `{"config":{"check_frequency":"-1h"}}`, 400, `config.check_frequency: "-1h" is negative`},
+			`config.channel: "a b" is not the name of a channel, as "stable" (rule name); config.check_frequency: "soon" is neither "never" nor a duration, as "6h" or "90m" (rule duration)`},
+		{"PUT", "/1.0/system/update", `{"config":{"check_frequency":"-1h"}}`, 400, `config.check_frequency: "-1h" is negative (rule duration)`},
 		{"PUT", "/1.0/system/update", `{"config":{"maintenance_windows":[{"start_hour":1,"start_minute":0,"end_hour":2,"end_minute":0},{"start_day_of_week":"Sunday","start_hour":24,"start_minute":0,"end_hour":2,"end_minute":60}]}}`, 400,
-			"config.maintenance_windows[1].start_hour: 24 is not between 0 and 23; config.maintenance_windows[1].end_minute: 60 is not between 0 and 59; config.maintenance_windows[1]: start_day_of_week and end_day_of_week go together: set both or none"},
+			"config.maintenance_windows[1].start_hour: 24 is not between 0 and 23 (rule range); config.maintenance_windows[1].end_minute: 60 is not between 0 and 59 (rule range); config.maintenance_windows[1]: start_day_of_week and end_day_of_week go together: set both or none (rule days)"},
 		{"PUT", "/1.0/system/update", `{"config":{"maintenance_windows":[{"start_day_of_week":"Monday","start_hour":5,"start_minute":30,"end_day_of_week":"Monday","end_hour":5,"end_minute":0}]}}`, 400,
-			"config.maintenance_windows[0]: it ends 05:00 before it starts 05:30 on the same day"},
+			"config.maintenance_windows[0]: it ends 05:00 before it starts 05:30 on the same day (rule order)"},
 		{"PUT", "/1.0/system/update", `{"config":{"maintenance_windows":[{"start_day_of_week":"Mon","start_hour":5,"start_minute":0,"end_day_of_week":"Mon","end_hour":6,"end_minute":0}]}}`, 400,
-			`config.maintenance_windows[0].start_day_of_week: "Mon" is none of Sunday, Monday, Tuesday, Wednesday, Thursday, Friday, Saturday; config.maintenance_windows[0].end_day_of_week: "Mon" is none of Sunday, Monday, Tuesday, Wednesday, Thursday, Friday, Saturday`},
+			`config.maintenance_windows[0].start_day_of_week: "Mon" is none of Sunday, Monday, Tuesday, Wednesday, Thursday, Friday, Saturday (rule day); config.maintenance_windows[0].end_day_of_week: "Mon" is none of Sunday, Monday, Tuesday, Wednesday, Thursday, Friday, Saturday (rule day)`},
 		{"POST", "/1.0/system/update/:check", `{"os_only":true}`, 501, "os_only: updates of the OS itself come with a later release"},
-		{"PUT", "/1.0/system/provider", `{"config":{}}`, 400, `config.name is missing: the provider of this release is "images"`},
-		{"PUT", "/1.0/system/provider", `{"config":{"name":"operations-center"}}`, 400, `invalid: config.name: "operations-center" is not a provider`},
+		{"PUT", "/1.0/system/provider", `{"config":{}}`, 400, `config.name: "" is not a provider (rule known)`},
+		{"PUT", "/1.0/system/provider", `{"config":{"name":"operations-center"}}`, 400, `config.name: "operations-center" is not a provider (rule known)`},
 		{"PUT", "/1.0/system/security", `{}`, 501, "PUT /1.0/system/security is not there yet: changing recovery keys comes with a later release"},
 
 		{"POST", "/internal/tui/:write-message", `{"message":" "}`, 400, "no log message provided"},
@@ -157,7 +158,9 @@ func TestApi_WrongRequests_AreRefusedWithTheReason(t *testing.T) {
 }
 
 // fill puts a name in the place of each variable.
-func fill(path string) string { return strings.ReplaceAll(path, "{name}", "incus") }
+func fill(path string) string {
+	return strings.NewReplacer("{name}", "incus", "{number}", "1").Replace(path)
+}
 
 // The table is the API: every route of it answers, none by accident as an internal error.
 func TestApi_EveryRoute_TakesBrokenJsonAndWrongMethodsWell(t *testing.T) {
@@ -214,8 +217,13 @@ func TestApi_PutUpdate_IsKept(t *testing.T) {
 	if code, message, _ := call(t, f, "PUT", "/1.0/system/update", body); code != 200 {
 		t.Fatal(message)
 	}
-	if got := string(f.docs.docs["update"]); got != `{"auto_reboot":true,"channel":"testing","check_frequency":"never"}` {
-		t.Errorf("kept: %s", got)
+	docs := f.docs
+	f.stop()
+	again := start(t, f.world, func() (daemon.Documents, error) { return docs, nil })
+	f.wait(t, "status ready")
+	want := osapi.UpdateConfig{AutoReboot: true, Channel: "testing", CheckFrequency: "never"}
+	if diff := cmp.Diff(want, getAs[osapi.Update](t, again, "/1.0/system/update").Config); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -229,7 +237,7 @@ func TestApi_PutProviderThatCannotBeKept_GoesBack(t *testing.T) {
 	if code != 500 || message != "keeping the configuration: no space left on device" {
 		t.Errorf("got %d %s", code, message)
 	}
-	if diff := cmp.Diff(osapi.ProviderConfig{Name: "images"}, f.provider); diff != "" {
+	if diff := cmp.Diff(any(osapi.ProviderConfig{Name: "images"}), f.applied["provider"]); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(osapi.ProviderConfig{Name: "images"}, getAs[osapi.Provider](t, f, "/1.0/system/provider").Config); diff != "" {

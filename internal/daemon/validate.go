@@ -8,6 +8,7 @@ import (
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/config"
 )
 
 var channelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
@@ -16,7 +17,7 @@ var channelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 const maxWindows = 64
 
 // checkUpdateConfig fills the defaults in and gives every problem, each with its path.
-func checkUpdateConfig(c *osapi.UpdateConfig) []string {
+func checkUpdateConfig(c *osapi.UpdateConfig) config.Problems {
 	defaults := defaultUpdate()
 	if c.Channel == "" {
 		c.Channel = defaults.Channel
@@ -24,20 +25,19 @@ func checkUpdateConfig(c *osapi.UpdateConfig) []string {
 	if c.CheckFrequency == "" {
 		c.CheckFrequency = defaults.CheckFrequency
 	}
-	var problems []string
+	var problems config.Problems
 	if !channelForm.MatchString(c.Channel) {
-		problems = append(problems, fmt.Sprintf("config.channel: %q is not the name of a channel, as \"stable\"", c.Channel))
+		problems.Add("channel", "name", "%q is not the name of a channel, as \"stable\"", c.Channel)
 	}
 	if text := checkFrequency(c.CheckFrequency); text != "" {
-		problems = append(problems, "config.check_frequency: "+text)
+		problems.Add("check_frequency", "duration", "%s", text)
 	}
 	if len(c.MaintenanceWindows) > maxWindows {
-		return append(problems, fmt.Sprintf("config.maintenance_windows: %d are more than %d", len(c.MaintenanceWindows), maxWindows))
+		problems.Add("maintenance_windows", "limit", "%d are more than %d", len(c.MaintenanceWindows), maxWindows)
+		return problems
 	}
 	for i, window := range c.MaintenanceWindows {
-		for _, text := range checkWindow(window) {
-			problems = append(problems, fmt.Sprintf("config.maintenance_windows[%d]%s", i, text))
-		}
+		checkWindow(&problems, fmt.Sprintf("maintenance_windows[%d]", i), window)
 	}
 	return problems
 }
@@ -56,13 +56,12 @@ func checkFrequency(text string) string {
 	return ""
 }
 
-func checkWindow(w osapi.MaintenanceWindow) []string {
-	var problems []string
+func checkWindow(problems *config.Problems, at string, w osapi.MaintenanceWindow) {
 	for _, day := range []struct{ path, value string }{
 		{".start_day_of_week", w.StartDayOfWeek}, {".end_day_of_week", w.EndDayOfWeek},
 	} {
 		if day.value != "" && !slices.Contains(weekdays(), day.value) {
-			problems = append(problems, fmt.Sprintf("%s: %q is none of %s", day.path, day.value, strings.Join(weekdays(), ", ")))
+			problems.Add(at+day.path, "day", "%q is none of %s", day.value, strings.Join(weekdays(), ", "))
 		}
 	}
 	for _, part := range []struct {
@@ -73,18 +72,17 @@ func checkWindow(w osapi.MaintenanceWindow) []string {
 		{".end_hour", w.EndHour, 23}, {".end_minute", w.EndMinute, 59},
 	} {
 		if part.value < 0 || part.value > part.max {
-			problems = append(problems, fmt.Sprintf("%s: %d is not between 0 and %d", part.path, part.value, part.max))
+			problems.Add(at+part.path, "range", "%d is not between 0 and %d", part.value, part.max)
 		}
 	}
 	if (w.StartDayOfWeek == "") != (w.EndDayOfWeek == "") {
-		problems = append(problems, ": start_day_of_week and end_day_of_week go together: set both or none")
+		problems.Add(at, "days", "start_day_of_week and end_day_of_week go together: set both or none")
 	}
 	start, end := w.StartHour*60+w.StartMinute, w.EndHour*60+w.EndMinute
 	if w.StartDayOfWeek != "" && w.StartDayOfWeek == w.EndDayOfWeek && end < start {
-		problems = append(problems, fmt.Sprintf(": it ends %02d:%02d before it starts %02d:%02d on the same day",
-			w.EndHour, w.EndMinute, w.StartHour, w.StartMinute))
+		problems.Add(at, "order", "it ends %02d:%02d before it starts %02d:%02d on the same day",
+			w.EndHour, w.EndMinute, w.StartHour, w.StartMinute)
 	}
-	return problems
 }
 
 func weekdays() []string {

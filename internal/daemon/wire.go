@@ -20,7 +20,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/installer"
 	"github.com/holdfast-os/holdfast/internal/layout"
-	"github.com/holdfast-os/holdfast/internal/network"
 	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/state"
 	"github.com/holdfast-os/holdfast/internal/system/block"
@@ -28,7 +27,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/incus"
 	"github.com/holdfast-os/holdfast/internal/system/journal"
 	"github.com/holdfast-os/holdfast/internal/system/luks"
-	"github.com/holdfast-os/holdfast/internal/system/networkd"
 	"github.com/holdfast-os/holdfast/internal/system/power"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/swap"
@@ -42,10 +40,8 @@ import (
 const (
 	root = "/"
 	// stateDir holds what the node keeps; its existence tells Incus where it runs.
-	stateDir = "/var/lib/incus-os"
-	// onlineTimeout is how long the start waits for an address.
-	onlineTimeout = 30 * time.Second
-	swapVolume    = "swap"
+	stateDir   = "/var/lib/incus-os"
+	swapVolume = "swap"
 )
 
 // Host is this machine behind the daemon's interfaces.
@@ -85,8 +81,9 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	manager := h.apps()
 	h.daemon = New(Options{Root: root, Documents: h.documents, Log: log, Clock: realClock(), Machine: Machine{
 		Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
-		Security: hostSecurity{h}, Network: &hostNetwork{Host: h}, Extensions: hostExtensions{manager},
-		Pools: hostPools{h}, Provider: &h.source, Apps: hostApps{manager}, AppUpdates: hostApps{manager},
+		Security: hostSecurity{h}, Extensions: hostExtensions{manager}, Pools: hostPools{h},
+		Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
+		Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: hostApps{manager},
 		Power: power.Power{Run: run.Host}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
 		Display: h.display, Notify: serviceManager{},
 	}})
@@ -320,113 +317,6 @@ func (h hostSecurity) Show(ctx context.Context) (osapi.Security, error) {
 		return osapi.Security{}, err
 	}
 	return osapi.Security{Config: osapi.SecurityConfig{EncryptionRecoveryKeys: []string{key}}, State: result.State}, nil
-}
-
-// hostNetwork is Network.
-type hostNetwork struct {
-	*Host
-	mu   sync.Mutex
-	plan network.Plan
-}
-
-func (h *hostNetwork) networkd() networkd.Host { return networkd.Host{Root: root, Run: run.Host} }
-
-func (h *hostNetwork) Apply(ctx context.Context, config *osapi.NetworkConfig) (osapi.NetworkConfig, error) {
-	world, err := h.world(ctx)
-	if err != nil {
-		return osapi.NetworkConfig{}, err
-	}
-	wanted := osapi.NetworkConfig{}
-	if config != nil {
-		wanted = *config
-	}
-	wanted = network.WithDefaults(wanted, world.Cards)
-	plan, err := network.NewPlan(wanted, world)
-	var problems network.Problems
-	if errors.As(err, &problems) {
-		// A node that nobody can reach could not be told the right configuration.
-		h.log.Error("the network configuration cannot be used, every card asks for an address", "error", err)
-		h.display.Message("error", "network configuration: "+err.Error())
-		wanted = network.Default(world.Cards)
-		plan, err = network.NewPlan(wanted, world)
-	}
-	if err != nil {
-		return osapi.NetworkConfig{}, err
-	}
-	h.mu.Lock()
-	before := h.plan
-	h.mu.Unlock()
-	cards := map[string]string{}
-	for _, device := range plan.Interfaces {
-		cards[device.Hwaddr] = device.Card
-	}
-	host := h.networkd()
-	kept, err := host.Apply(ctx, networkd.Change{Files: plan.Files, Stale: network.Stale(before, plan), Cards: cards})
-	if err != nil {
-		return osapi.NetworkConfig{}, err
-	}
-	if len(kept) > 0 {
-		h.log.Warn("bridges that instances use are kept", "devices", kept)
-	}
-	err = errors.Join(host.SetHostname(plan.Hostname), host.WriteHosts(plan.Hosts), host.SetTimezone(plan.Timezone), host.SetTimesyncd(ctx, plan.Timesyncd))
-	if err != nil {
-		return osapi.NetworkConfig{}, err
-	}
-	h.mu.Lock()
-	h.plan = plan
-	h.mu.Unlock()
-	return wanted, h.waitOnline(ctx, plan)
-}
-
-// waitOnline lets the start go on without a network: what runs on the node must not be
-// down because a switch is.
-func (h *hostNetwork) waitOnline(ctx context.Context, plan network.Plan) error {
-	if !plan.WaitAll && len(plan.WaitAny) == 0 {
-		return nil
-	}
-	err := h.networkd().WaitOnline(ctx, plan.WaitAny, onlineTimeout)
-	if errors.Is(err, networkd.ErrOffline) {
-		h.log.Warn("starting without a network", "error", err)
-		h.display.Message("warning", networkd.ErrOffline.Error())
-		return nil
-	}
-	return err
-}
-
-func (h *hostNetwork) world(ctx context.Context) (network.World, error) {
-	found, err := h.facts.Cards(ctx)
-	if err != nil {
-		return network.World{}, err
-	}
-	uuid, err := h.facts.ProductUUID()
-	if err != nil {
-		return network.World{}, err
-	}
-	environment, err := h.facts.Environment()
-	if err != nil {
-		return network.World{}, err
-	}
-	world := network.World{ProductUUID: uuid, MachineID: environment.MachineID, OSName: environment.OSName}
-	for _, card := range found {
-		world.Cards = append(world.Cards, network.Card(card))
-	}
-	return world, nil
-}
-
-func (h *hostNetwork) State(ctx context.Context, config osapi.NetworkConfig) (osapi.NetworkState, error) {
-	h.mu.Lock()
-	plan := h.plan
-	h.mu.Unlock()
-	var interfaces []networkd.Interface
-	for _, device := range plan.Interfaces {
-		interfaces = append(interfaces, networkd.Interface(device))
-	}
-	states, err := h.networkd().ReadState(ctx, interfaces)
-	if err != nil {
-		return osapi.NetworkState{}, err
-	}
-	network.AssignRoles(config, states)
-	return osapi.NetworkState{Interfaces: states}, nil
 }
 
 // hostPools is Pools.

@@ -104,6 +104,7 @@ type Request struct {
 	vars  map[string]string
 	body  any
 	match func() error
+	seen  *Seen
 }
 
 // Context ends when the caller goes away.
@@ -140,6 +141,10 @@ func (r *Request) Match() error { return r.match() }
 // and does not say who it was, and "local" on the socket.
 func (r *Request) Caller() string { return caller(r.HTTP) }
 
+// Made notes the number of the configuration's change that the request has made, for an
+// observer.
+func (r *Request) Made(change int) { r.seen.Change = change }
+
 // Tagged is an answer whose ETag is that of a part of it, as the configuration without
 // the state.
 type Tagged struct {
@@ -170,10 +175,11 @@ type Seen struct {
 	// as an application has passed it on.
 	Caller, From string
 	// Code is the HTTP status, Err why a request was refused.
-	Code  int
-	Err   error
-	Began time.Time
-	Took  time.Duration
+	Code int
+	Err  error
+	// Change is what a handler said with Request.Made; 0 when it said nothing.
+	Change int
+	Took   time.Duration
 }
 
 // Raw is an answer that is not in the envelope, as a download.

@@ -46,15 +46,15 @@ func (s *Server) Routes() []Route { return s.routes }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
-	var route *Route
-	answer, err := s.safely(r, &route)
+	seen := &Seen{HTTP: r, Caller: caller(r), From: from(r), Code: http.StatusOK}
+	answer, err := s.safely(r, seen)
 	if s.Observe != nil {
-		code := http.StatusOK
 		if err != nil {
-			code = Code(err)
+			seen.Code, seen.Err = Code(err), err
 		}
 		defer func() {
-			s.Observe(Seen{HTTP: r, Route: route, Caller: caller(r), From: from(r), Code: code, Err: err, Began: started, Took: time.Since(started)})
+			seen.Took = time.Since(started)
+			s.Observe(*seen)
 		}()
 	}
 	if stream, ok := answer.(Stream); ok && err == nil {
@@ -97,17 +97,17 @@ func (s *Server) background(w http.ResponseWriter, r *http.Request, do func(cont
 }
 
 // safely turns a panic into an error.
-func (s *Server) safely(r *http.Request, found **Route) (answer any, err error) {
+func (s *Server) safely(r *http.Request, seen *Seen) (answer any, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))
 			err = Internal("the node made a mistake in %s %s: see /1.0/debug/log", r.Method, r.URL.Path)
 		}
 	}()
-	return s.serve(r, found)
+	return s.serve(r, seen)
 }
 
-func (s *Server) serve(r *http.Request, found **Route) (any, error) {
+func (s *Server) serve(r *http.Request, seen *Seen) (any, error) {
 	prefix, proxied := proxyPrefix(r)
 	if !prefixForm.MatchString(prefix) {
 		return nil, BadRequest("header %s: %q is not a path", ProxyHeader, prefix)
@@ -126,14 +126,14 @@ func (s *Server) serve(r *http.Request, found **Route) (any, error) {
 	if route == nil {
 		return nil, NotImplemented("%s does not support %s", r.URL.Path, r.Method)
 	}
-	*found = route
+	seen.Route = route
 	if route.Access == SocketOnly && proxied {
 		return nil, Forbidden("%s can only be called on the node's own socket", r.URL.Path)
 	}
 	if route.Later != "" {
 		return nil, NotImplemented("%s %s is not there yet: %s", r.Method, route.Path, route.Later)
 	}
-	request := &Request{HTTP: r, Prefix: prefix, vars: vars}
+	request := &Request{HTTP: r, Prefix: prefix, vars: vars, seen: seen}
 	request.match = func() error { return res.checkMatch(request) }
 	if route.Request != nil {
 		body, err := readBody(route, r)

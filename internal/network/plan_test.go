@@ -1,118 +1,175 @@
 package network_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
 	"go.yaml.in/yaml/v4"
 
 	api "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/network"
+	"github.com/holdfast-os/holdfast/internal/plan"
 )
 
-var update = flag.Bool("update", false, "write the files under testdata/*/want anew; read the difference before you keep it")
+var update = flag.Bool("update", false, "write what comes out into testdata/*.txtar; read the difference before you keep it")
 
-// Each folder of testdata is a small world: a configuration, the cards, and the
-// files that must come out. A node whose files differ may not be reachable.
-func TestNewPlan_World_GivesTheFilesOfItsFolder(t *testing.T) {
-	worlds, err := filepath.Glob("testdata/*/config.yaml")
+// Each file of testdata is a small world: a configuration (config.yaml), the cards
+// (world.json), and what must come out: the files that systemd reads, the rules of
+// nftables, and the plans of setting it up on a fresh machine (setup.txt) and of going
+// back to the defaults (removal.txt). A node whose files differ may not be reachable.
+func TestNewPlan_World_GivesWhatItsFileSays(t *testing.T) {
+	worlds, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(worlds) == 0 {
 		t.Fatalf("no worlds: %v", err)
 	}
 	for _, path := range worlds {
-		dir := filepath.Dir(path)
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			plan, err := network.NewPlan(readConfig(t, path), readWorld(t, dir))
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
+			archive, err := txtar.ParseFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := flatten(plan)
-			if *update {
-				writeAll(t, filepath.Join(dir, "want"), got)
+			want := map[string]string{}
+			for _, f := range archive.Files {
+				if name, ok := strings.CutPrefix(f.Name, "want/"); ok {
+					want[name] = string(f.Data)
+				}
 			}
-			if diff := cmp.Diff(readAll(t, filepath.Join(dir, "want")), got); diff != "" {
+			c, world := given(t, archive)
+			plan, err := network.NewPlan(c, world)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bare, err := network.NewPlan(api.NetworkConfig{}, world)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := flatten(t, plan)
+			got["setup.txt"] = planText(network.Change(network.Plan{}, plan))
+			got["removal.txt"] = planText(network.Change(plan, bare))
+			if *update {
+				writeWant(t, path, archive, got)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}
 		})
 	}
 }
 
-func flatten(p network.Plan) map[string]string {
-	files := map[string]string{"etc-hosts": p.Hosts}
-	for name, content := range p.Files {
-		files[name] = content
+// given reads the configuration and the machine of a world.
+func given(t testing.TB, archive *txtar.Archive) (c api.NetworkConfig, world network.World) {
+	t.Helper()
+	for _, f := range archive.Files {
+		var err error
+		switch f.Name {
+		case "config.yaml":
+			loader := yaml.NewDecoder(bytes.NewReader(f.Data))
+			loader.KnownFields(true)
+			err = loader.Decode(&c)
+		case "world.json":
+			err = json.Unmarshal(f.Data, &world)
+		}
+		if err != nil {
+			t.Fatalf("reading %s: %v", f.Name, err)
+		}
+	}
+	return c, world
+}
+
+func writeWant(t *testing.T, path string, archive *txtar.Archive, got map[string]string) {
+	t.Helper()
+	archive.Files = slices.DeleteFunc(archive.Files, func(f txtar.File) bool { return strings.HasPrefix(f.Name, "want/") })
+	for _, name := range slices.Sorted(maps.Keys(got)) {
+		archive.Files = append(archive.Files, txtar.File{Name: "want/" + name, Data: []byte(got[name])})
+	}
+	if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// flatten gives all texts of a plan by a name, and the rest as a summary.
+func flatten(t *testing.T, p network.Plan) map[string]string {
+	t.Helper()
+	files := map[string]string{"etc-hosts": p.Hosts, "nftables": p.Nftables}
+	maps.Copy(files, p.Files)
+	for name, content := range p.Secrets {
+		if _, both := p.Files[name]; both {
+			t.Errorf("%s is both secret and not", name)
+		}
+		files["secret/"+name] = content
 	}
 	if p.Timesyncd != "" {
 		files["timesyncd.conf"] = p.Timesyncd
 	}
-	summary := fmt.Sprintf("hostname %s\ntimezone %s\nwait all %t any %v\n", p.Hostname, p.Timezone, p.WaitAll, p.WaitAny)
-	for _, i := range p.Interfaces {
-		summary += fmt.Sprintf("interface %s host %s card %s hwaddr %s\n", i.Name, i.Host, i.Card, i.Hwaddr)
+	if p.Environment != "" {
+		files["etc-environment"] = p.Environment
 	}
-	files["plan.txt"] = summary
-	return files
-}
-
-func readConfig(t *testing.T, path string) (config api.NetworkConfig) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.Unmarshal(data, &config); err != nil {
-		t.Fatal(err)
-	}
-	return config
-}
-
-func readWorld(t *testing.T, dir string) (world network.World) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join(dir, "world.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &world); err != nil {
-		t.Fatal(err)
-	}
-	return world
-}
-
-func readAll(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		data, err := os.ReadFile(filepath.Join(dir, path))
-		files[path] = string(data)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
-
-func writeAll(t *testing.T, dir string, files map[string]string) {
-	t.Helper()
-	if err := os.RemoveAll(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+	if p.Proxy != nil {
+		document, err := p.Proxy.Document()
+		if err != nil {
 			t.Fatal(err)
 		}
+		files["secret/proxy.json"] = document
 	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "hostname %s\ntimezone %s\nwait all %t any %v\n", p.Hostname, p.Timezone, p.WaitAll, p.WaitAny)
+	if p.Forwarding {
+		s.WriteString("forwarding\n")
+	}
+	for _, i := range p.Interfaces {
+		fmt.Fprintf(&s, "interface %s host %s card %s hwaddr %s\n", i.Name, i.Host, i.Card, i.Hwaddr)
+	}
+	for _, d := range p.Devices {
+		fmt.Fprintf(&s, "device %s %s host %s addresses %t hwaddr %q bond %q parent %q cards %v links %v\n",
+			d.Type, d.Name, d.Host, d.Addresses, d.Hwaddr, d.Bond, d.Parent, d.Cards, d.Links)
+	}
+	for _, mac := range slices.Sorted(maps.Keys(p.Cards)) {
+		fmt.Fprintf(&s, "card %s is %s\n", mac, p.Cards[mac])
+	}
+	for _, name := range p.EEEOff {
+		fmt.Fprintf(&s, "eee off %s\n", name)
+	}
+	for _, note := range p.Notes {
+		fmt.Fprintf(&s, "note %s\n", note)
+	}
+	files["plan.txt"] = s.String()
+	return files
+}
+
+// planText shows a plan without the texts of files, which are beside it.
+func planText(p plan.Plan) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "disconnects %t\n", p.Disconnects)
+	for _, step := range p.Steps {
+		fmt.Fprintf(&s, "%s %s", step.Kind, step.Object)
+		if step.Mode != 0 {
+			fmt.Fprintf(&s, " mode %04o", step.Mode)
+		}
+		if step.Secret {
+			s.WriteString(" secret")
+		}
+		if step.Optional {
+			s.WriteString(" optional")
+		}
+		if step.Tool != "" {
+			fmt.Fprintf(&s, " %s %v", step.Tool, step.Args)
+		}
+		s.WriteString("\n")
+	}
+	for _, note := range p.Notes {
+		fmt.Fprintf(&s, "note %s\n", note)
+	}
+	return s.String()
 }
 
 // A bridge that is deleted takes the network of all its instances with it: a new

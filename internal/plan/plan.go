@@ -36,6 +36,8 @@ const (
 	CreateDevice Kind = "create-device"
 	// DeleteDevice deletes a network device.
 	DeleteDevice Kind = "delete-device"
+	// KeepDocument keeps a section of the configuration; every change begins with it.
+	KeepDocument Kind = "keep-document"
 	// UseTool has an adapter do what only its tool can: Tool and Args say which and what.
 	UseTool Kind = "use-tool"
 )

@@ -1,6 +1,7 @@
 package luks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ func (h Host) BindTPM(ctx context.Context, device, keyFile string, policy TPMPol
 		pcrs = append(pcrs, text)
 	}
 	args := []string{
-		"--unlock-key-file=" + keyFile, "--tpm2-device=auto", "--wipe-slot=tpm2", "--tpm2-pcrlock=",
+		"--unlock-key-file=" + keyFile, "--tpm2-device=" + cmp.Or(h.TPM, "auto"), "--wipe-slot=tpm2", "--tpm2-pcrlock=",
 		"--tpm2-pcrs=" + strings.Join(pcrs, "+"), "--tpm2-public-key-pcrs=11",
 	}
 	if policy.PublicKeyFile != "" {

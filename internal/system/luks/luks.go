@@ -28,6 +28,11 @@ type Host struct {
 	Root string
 	// Run starts programs: cryptsetup, systemd-cryptenroll.
 	Run run.Runner
+	// KDF are the arguments of cryptsetup that say how a passphrase of a person is made
+	// expensive to guess; default cryptsetup's own, Argon2id of two seconds.
+	KDF []string
+	// TPM is the TPM as systemd-cryptenroll names it; default "auto".
+	TPM string
 }
 
 // SlotKind says what opens a keyslot.
@@ -230,9 +235,12 @@ func (h Host) Close(ctx context.Context, name string) error {
 
 // CheckKey finds out whether the key in a file opens a volume, without opening it.
 func (h Host) CheckKey(ctx context.Context, device, keyFile string) (bool, error) {
-	_, err := h.Run(ctx, run.Command{
-		Name: "cryptsetup", Args: []string{"open", "--test-passphrase", "--type=luks2", "--key-file=" + keyFile, device},
-	})
+	return h.checkKey(ctx, device, keyFile)
+}
+
+func (h Host) checkKey(ctx context.Context, device, keyFile string, more ...string) (bool, error) {
+	args := append([]string{"open", "--test-passphrase", "--type=luks2", "--key-file=" + keyFile}, more...)
+	_, err := h.Run(ctx, run.Command{Name: "cryptsetup", Args: append(args, device)})
 	const noKey = 2
 	if code, ended := run.ExitCode(err); ended && code == noKey {
 		return false, nil

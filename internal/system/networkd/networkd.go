@@ -1,13 +1,34 @@
 // Package networkd is the adapter for systemd-networkd and what belongs to it: its
-// files, udev's names for network cards, the node's name and time zone, and the
-// addresses and routes that are there.
+// files, udev's names for network cards, the node's name, time and time zone, the
+// resolver, and the devices, addresses and routes that are there.
 //
-// It decides nothing: names and contents come from the planner. All paths hang under
-// Host.Root.
+// It decides nothing about the network: names and contents come from the planner. It
+// does decide how little must be disturbed to bring a new set of files into force. All
+// paths hang under Host.Root.
 //
-// What can fail: udev may leave a card with its old name, because the name was taken
-// for a moment or the card was in use. Then the bridge of that name cannot be made
-// and the node has no network, so Apply renames such a card itself.
+// # Reload or restart
+//
+// Told to reload, systemd-networkd 257 makes the devices that are missing, also one that
+// was deleted a moment before, and brings those of changed .netdev files up to date as
+// far as the kernel can change them. What it cannot change (the id of a VLAN, the mode of
+// a bond with members) the planner has listed as Stale, and it is gone by then. Changed
+// .network files reconfigure the links that they match, and no others: networkd compares
+// inode and time, so a file that stays is the same inode in the new directory. A removed
+// .netdev file removes no device; that is Stale, too. The answer comes when the links are
+// reconfigured. test/host tries all this with the real program.
+//
+// A reload does not apply .link files, which are udev's, does not look at a file with a
+// key when the .netdev file that names it is as before, and networkd may hold on to the
+// old name of a card. So Apply restarts when it is the first, when an earlier one did not
+// come to its end, after a change of such files, after renaming a card by hand, and when
+// the reload fails, as it does while networkd is not running. In all other cases it
+// reloads. A restart keeps addresses, but asks DHCP servers again.
+//
+// # What can fail
+//
+// udev may leave a card with its old name, because the name was taken for a moment or
+// the card was in use. Then the bridge of that name cannot be made and the node has no
+// network, so Apply renames such a card itself.
 package networkd
 
 import (
@@ -21,8 +42,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
@@ -30,40 +49,94 @@ import (
 type Host struct {
 	// Root is the directory that stands for "/".
 	Root string
-	// Run starts programs: ip, networkctl, systemctl, udevadm.
+	// Run starts programs: ip, networkctl, resolvectl, systemctl, udevadm, wg.
 	Run run.Runner
+	// Resolver is the address of the resolver that DNSProbe asks; default that of
+	// systemd-resolved, 127.0.0.53:53.
+	Resolver string
 }
 
 // Change is what Apply puts on the machine.
 type Change struct {
 	// Files are the whole content of /run/systemd/network, by file name.
 	Files map[string]string
-	// Stale are virtual devices to delete first.
+	// Access are the files that not everybody may read, by file name: those with keys
+	// need the mode 0640 and the group KeyGroup. Default: 0644.
+	Access map[string]Access
+	// Stale are virtual devices to delete, in any order.
 	Stale []string
 	// Cards are the names that network cards must have, by MAC address in lower case.
 	Cards map[string]string
 }
 
-const unitDir = "run/systemd/network"
+const (
+	unitDir = "run/systemd/network"
+	// pendingFile is there while a change is under way.
+	pendingFile = "run/systemd/holdfast-network.pending"
+)
 
-// Apply deletes stale devices, writes the files, has udev rename the cards and
-// restarts networkd. It does not wait for addresses; see WaitOnline. A bridge that
-// carries ports of others, such as instances, is kept; the names of those kept are
-// returned.
+// Apply writes the files, deletes stale devices, has udev name the cards and has
+// networkd take the files up, with as little disturbance as possible. It does not wait
+// for addresses; see WaitOnline. A bridge that carries ports of others, such as
+// instances, is kept; the names of those kept are returned.
 func (h Host) Apply(ctx context.Context, change Change) (kept []string, err error) {
-	if err := h.writeUnits(change.Files); err != nil {
+	unfinished, err := h.begin()
+	if err != nil {
+		return nil, err
+	}
+	diff, err := h.writeUnits(change.Files, change.Access)
+	if err != nil {
 		return nil, fmt.Errorf("writing /%s: %w", unitDir, err)
 	}
+	diff.first = diff.first || unfinished
 	if kept, err = h.deleteDevices(ctx, change.Stale); err != nil {
 		return nil, err
 	}
-	if err := h.nameCards(ctx, change.Cards); err != nil {
+	renamed, err := h.nameCards(ctx, change.Cards, diff.links())
+	if err != nil {
 		return nil, err
 	}
-	if err := h.do(ctx, "systemctl", "restart", "systemd-networkd.service"); err != nil {
-		return nil, fmt.Errorf("restarting systemd-networkd: %w", err)
+	if err := h.takeUp(ctx, diff.reloads() && !renamed); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(h.path(pendingFile)); err != nil {
+		return nil, fmt.Errorf("noting that the network is set up: %w", err)
 	}
 	return kept, nil
+}
+
+// begin notes that a change is under way. unfinished is true when an earlier one did
+// not come to its end: what it wrote may not be in force.
+func (h Host) begin() (unfinished bool, err error) {
+	path := h.path(pendingFile)
+	if _, err := os.Stat(path); err == nil {
+		return true, nil
+	}
+	err = os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.WriteFile(path, nil, 0o644)
+	}
+	if err != nil {
+		return false, fmt.Errorf("noting that the network is being set up: %w", err)
+	}
+	return false, nil
+}
+
+// takeUp has networkd read its files.
+func (h Host) takeUp(ctx context.Context, gentle bool) error {
+	if gentle {
+		err := h.do(ctx, "networkctl", "reload")
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("reloading systemd-networkd: %w", err)
+		}
+	}
+	if err := h.do(ctx, "systemctl", "restart", "systemd-networkd.service"); err != nil {
+		return fmt.Errorf("restarting systemd-networkd: %w", err)
+	}
+	return nil
 }
 
 func (h Host) do(ctx context.Context, name string, args ...string) error {
@@ -75,37 +148,18 @@ func (h Host) path(parts ...string) string {
 	return filepath.Join(append([]string{h.Root}, parts...)...)
 }
 
-// writeUnits puts a directory with the files in the place of the present one, in
-// one step: networkd never sees half of a plan.
-func (h Host) writeUnits(files map[string]string) error {
-	dir, next := h.path(unitDir), h.path(unitDir+".next")
-	if err := os.RemoveAll(next); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(next, 0o755); err != nil {
-		return err
-	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
-			return fmt.Errorf("%q is not a file name", name)
-		}
-		if err := os.WriteFile(filepath.Join(next, name), []byte(files[name]), 0o644); err != nil {
-			return err
-		}
-	}
-	err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
-	if errors.Is(err, fs.ErrNotExist) {
-		return os.Rename(next, dir)
-	}
-	if err != nil {
-		return err
-	}
-	return os.RemoveAll(next)
-}
+// deleteOrder are kinds of devices in the order in which they must go: what lies on
+// another device first, or the kernel takes it along unasked. A veth pair has none in
+// sysfs and counts as "".
+var deleteOrder = []string{"wireguard", "vlan", "", "bridge", "bond"}
 
 // deleteDevices deletes virtual devices that are there.
 func (h Host) deleteDevices(ctx context.Context, names []string) (kept []string, err error) {
-	for _, name := range names {
+	sorted := slices.Clone(names)
+	slices.SortStableFunc(sorted, func(a, b string) int {
+		return slices.Index(deleteOrder, h.kind(a)) - slices.Index(deleteOrder, h.kind(b))
+	})
+	for _, name := range sorted {
 		if !h.hasDevice(name) {
 			continue
 		}
@@ -117,11 +171,22 @@ func (h Host) deleteDevices(ctx context.Context, names []string) (kept []string,
 			kept = append(kept, name)
 			continue
 		}
-		if err := h.do(ctx, "ip", "link", "delete", "dev", name); err != nil {
+		err = h.do(ctx, "ip", "link", "delete", "dev", name)
+		if err != nil && h.hasDevice(name) {
 			return nil, fmt.Errorf("deleting the network device %s: %w", name, err)
 		}
 	}
 	return kept, nil
+}
+
+// kind is what a virtual device is, empty for one that says nothing of it.
+func (h Host) kind(device string) string {
+	for line := range strings.Lines(h.sysfs(device, "uevent")) {
+		if kind, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVTYPE="); ok && slices.Contains(deleteOrder, kind) {
+			return kind
+		}
+	}
+	return ""
 }
 
 func (h Host) hasDevice(name string) bool {
@@ -143,39 +208,44 @@ func (h Host) hasForeignPort(bridge string) (bool, error) {
 	return false, err
 }
 
-// nameCards has udev apply the new .link files, then looks whether it did.
-func (h Host) nameCards(ctx context.Context, cards map[string]string) error {
-	if err := h.do(ctx, "udevadm", "control", "--reload"); err != nil {
-		return fmt.Errorf("reloading udev: %w", err)
-	}
-	if err := h.do(ctx, "udevadm", "trigger", "--settle", "--action=add", "--subsystem-match=net"); err != nil {
-		return fmt.Errorf("renaming network cards: %w", err)
-	}
-	links, err := h.Links(ctx)
-	if err != nil {
-		return err
-	}
-	for _, mac := range slices.Sorted(maps.Keys(cards)) {
-		if err := h.nameCard(ctx, links, mac, cards[mac]); err != nil {
-			return fmt.Errorf("naming the network card %s %s: %w", mac, cards[mac], err)
+// nameCards has udev apply .link files that are new, then looks whether all cards have
+// their names. renamed is true when one was named by hand.
+func (h Host) nameCards(ctx context.Context, cards map[string]string, links bool) (renamed bool, err error) {
+	if links {
+		if err := h.do(ctx, "udevadm", "control", "--reload"); err != nil {
+			return false, fmt.Errorf("reloading udev: %w", err)
+		}
+		if err := h.do(ctx, "udevadm", "trigger", "--settle", "--action=add", "--subsystem-match=net"); err != nil {
+			return false, fmt.Errorf("renaming network cards: %w", err)
 		}
 	}
-	return nil
+	found, err := h.Links(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, mac := range slices.Sorted(maps.Keys(cards)) {
+		did, err := h.nameCard(ctx, found, mac, cards[mac])
+		if err != nil {
+			return false, fmt.Errorf("naming the network card %s %s: %w", mac, cards[mac], err)
+		}
+		renamed = renamed || did
+	}
+	return renamed, nil
 }
 
 // nameCard does by hand what udev left undone for a card that is there.
-func (h Host) nameCard(ctx context.Context, links []Link, mac, name string) error {
+func (h Host) nameCard(ctx context.Context, links []Link, mac, name string) (did bool, err error) {
 	at := slices.IndexFunc(links, func(l Link) bool { return l.Physical && l.CardAddress() == mac })
 	if at < 0 || links[at].Name == name {
-		return nil
+		return false, nil
 	}
 	old := links[at].Name
 	if err := h.do(ctx, "ip", "link", "set", "dev", old, "down"); err != nil {
-		return err
+		return false, err
 	}
 	if err := h.do(ctx, "ip", "link", "set", "dev", old, "name", name); err != nil {
-		return err
+		return false, err
 	}
 	// A second add event lets udev give the card its random address.
-	return h.do(ctx, "udevadm", "trigger", "--settle", "--action=add", "--subsystem-match=net", "--sysname-match="+name)
+	return true, h.do(ctx, "udevadm", "trigger", "--settle", "--action=add", "--subsystem-match=net", "--sysname-match="+name)
 }

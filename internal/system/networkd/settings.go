@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // SetHostname names the running machine and the next start. The name has at most
@@ -80,6 +81,41 @@ func (h Host) SetTimesyncd(ctx context.Context, content string) error {
 		return fmt.Errorf("restarting systemd-timesyncd: %w", err)
 	}
 	return nil
+}
+
+// ErrNotSynchronized means that no time server answered in time.
+var ErrNotSynchronized = errors.New("no time server answered; look at time.ntp_servers and at the network")
+
+// synchronizedFile is made by timesyncd each time it sets the clock.
+const synchronizedFile = "run/systemd/timesync/synchronized"
+
+// SyncTime restarts systemd-timesyncd and waits until it has set the clock. When the
+// timeout passes first, errors.Is(err, ErrNotSynchronized) holds.
+func (h Host) SyncTime(ctx context.Context, timeout time.Duration) error {
+	if err := os.Remove(h.path(synchronizedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forgetting that the clock was set: %w", err)
+	}
+	if err := h.do(ctx, "systemctl", "restart", "systemd-timesyncd.service"); err != nil {
+		return fmt.Errorf("restarting systemd-timesyncd: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	look := time.NewTicker(200 * time.Millisecond)
+	defer look.Stop()
+	for {
+		_, err := os.Stat(h.path(synchronizedFile))
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("waiting for the clock to be set: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (waited %s)", ErrNotSynchronized, timeout)
+		case <-look.C:
+		}
+	}
 }
 
 // replace writes a file in one step, with mode 0644.

@@ -1,8 +1,10 @@
 package networkd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -101,6 +103,10 @@ func (h Host) operational(ctx context.Context) (map[string]string, error) {
 	result, err := h.Run(ctx, run.Command{Name: "networkctl", Args: []string{"--json=short", "list"}})
 	if err != nil {
 		return nil, fmt.Errorf("asking networkd for the state of the network: %w", err)
+	}
+	if len(bytes.TrimSpace(result.Stdout)) == 0 {
+		// It ends with 0 all the same.
+		return nil, errors.New("asking networkd for the state of the network: it is not running; look at its log")
 	}
 	states, err := parseOperational(result.Stdout)
 	if err != nil {

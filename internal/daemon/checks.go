@@ -1,0 +1,34 @@
+package daemon
+
+import (
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/kernel"
+	"github.com/holdfast-os/holdfast/internal/logging"
+	"github.com/holdfast-os/holdfast/internal/plan"
+)
+
+// The sections that are Planned, as their packages have them.
+
+func checkKernel(value, _ *osapi.KernelConfig, facts kernel.Facts) error {
+	return kernel.Check(value, facts).Err()
+}
+
+// planKernel: at the start of a node what is kept is what is asked for, and the plan looks
+// at the machine.
+func planKernel(before *osapi.KernelConfig, next osapi.KernelConfig, facts kernel.Facts) (plan.Plan, error) {
+	if before == nil {
+		before = &next
+	}
+	return kernel.NewPlan(*before, next, facts), nil
+}
+
+func checkLogging(value, _ *osapi.LoggingConfig, _ logging.Facts) error {
+	return logging.Check(value).Err()
+}
+
+func planLogging(before *osapi.LoggingConfig, next osapi.LoggingConfig, facts logging.Facts) (plan.Plan, error) {
+	if before == nil {
+		before = &next
+	}
+	return logging.NewPlan(*before, next, facts), nil
+}

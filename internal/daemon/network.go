@@ -1,0 +1,137 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/network"
+	"github.com/holdfast-os/holdfast/internal/plan"
+)
+
+// NetworkHands put a plan of the network on a machine.
+type NetworkHands interface {
+	// World is what the machine has.
+	World(ctx context.Context) (network.World, error)
+	// Carry goes from one plan to the next; the zero plan is a machine on which nothing
+	// was done yet.
+	Carry(ctx context.Context, before, next network.Plan) error
+	// WaitOnline waits until the node has the addresses that it must have. At the start it
+	// does not fail without a network: what runs on the node must not be down because a
+	// switch is.
+	WaitOnline(ctx context.Context, now network.Plan, starting bool) error
+	// Observe gives the devices of a plan as they are.
+	Observe(ctx context.Context, now network.Plan) (map[string]osapi.NetworkInterfaceState, error)
+}
+
+// networkSetting is the section "network". What is in effect is remembered as a plan, since
+// the way to the next one begins there.
+type networkSetting struct {
+	hands NetworkHands
+
+	mu  sync.Mutex
+	now network.Plan
+}
+
+// NewNetworkSetting makes the setting on a machine.
+func NewNetworkSetting(hands NetworkHands) Setting[osapi.NetworkConfig, osapi.NetworkState] {
+	return &networkSetting{hands: hands}
+}
+
+// Check is part of Setting. Keys that the node has to make are made here, so that what is
+// kept is whole.
+func (s *networkSetting) Check(ctx context.Context, value, kept *osapi.NetworkConfig) error {
+	world, err := s.hands.World(ctx)
+	if err != nil {
+		return err
+	}
+	value.ConfirmationTimeout = ""
+	var before osapi.NetworkConfig
+	if kept != nil {
+		before = *kept
+	}
+	whole, problems := network.Keep(*value, before)
+	problems = append(problems, network.Validate(whole)...)
+	if len(problems) > 0 {
+		return problems
+	}
+	whole, problems = network.Resolve(network.WithDefaults(whole, world.Cards), world)
+	if len(problems) > 0 {
+		return problems
+	}
+	if whole, _, err = network.MakeKeys(whole, rand.Reader); err != nil {
+		return err
+	}
+	if _, err := network.NewPlan(whole, world); err != nil {
+		return asProblems(err)
+	}
+	*value = whole
+	return nil
+}
+
+// asProblems makes an error of a planner one that the caller can mend.
+func asProblems(err error) error {
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		return problems
+	}
+	problems.Add("", "machine", "%s", err)
+	return problems
+}
+
+// Plan is part of Setting.
+func (s *networkSetting) Plan(ctx context.Context, _ *osapi.NetworkConfig, next osapi.NetworkConfig) (plan.Plan, error) {
+	made, err := s.plan(ctx, next)
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return network.Change(s.now, made), nil
+}
+
+func (s *networkSetting) plan(ctx context.Context, c osapi.NetworkConfig) (network.Plan, error) {
+	world, err := s.hands.World(ctx)
+	if err != nil {
+		return network.Plan{}, err
+	}
+	return network.NewPlan(c, world)
+}
+
+// Apply is part of Setting. Before is nil at the start.
+func (s *networkSetting) Apply(ctx context.Context, before *osapi.NetworkConfig, next osapi.NetworkConfig) error {
+	made, err := s.plan(ctx, next)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	starting := before == nil || s.now.Files == nil
+	was := s.now
+	// What is half done counts as done: the way back starts from all of it.
+	s.now = made
+	if err := s.hands.Carry(ctx, was, made); err != nil {
+		return fmt.Errorf("setting the network up: %w", err)
+	}
+	return s.hands.WaitOnline(ctx, made, starting)
+}
+
+// Hide is part of Setting.
+func (s *networkSetting) Hide(c osapi.NetworkConfig) osapi.NetworkConfig { return network.Hide(c) }
+
+// State is part of Setting.
+func (s *networkSetting) State(ctx context.Context, c osapi.NetworkConfig) (osapi.NetworkState, error) {
+	s.mu.Lock()
+	now := s.now
+	s.mu.Unlock()
+	states, err := s.hands.Observe(ctx, now)
+	if err != nil {
+		return osapi.NetworkState{}, err
+	}
+	network.AssignRoles(c, states)
+	return osapi.NetworkState{Interfaces: states}, nil
+}
