@@ -27,8 +27,8 @@ type NetworkConfig struct {
 	// that matches; at most 256. Default: nothing is forwarded between two of them.
 	ForwardingRules []NetworkForwardingRule `json:"forwarding_rules,omitempty" yaml:"forwarding_rules,omitempty"`
 	// Interfaces are single network cards. With bonds, VLANs and WireGuard devices
-	// there are at most 256. Without interface, bond and VLAN each card asks for an
-	// address over DHCPv4 and router advertisements.
+	// there are at most 256. Without interface and bond each card asks for an address over
+	// DHCPv4 and router advertisements, also beside WireGuard devices.
 	Interfaces []NetworkInterface `json:"interfaces,omitempty" yaml:"interfaces,omitempty"`
 	// Bonds are several cards as one.
 	Bonds []NetworkBond `json:"bonds,omitempty" yaml:"bonds,omitempty"`
@@ -231,8 +231,8 @@ type NetworkVLAN struct {
 type NetworkWireguard struct {
 	// Name is at most 13 characters.
 	Name string `json:"name" yaml:"name"`
-	// PrivateKey is 32 bytes in base64. Default: the node makes one and keeps it. It is
-	// shown hidden.
+	// PrivateKey is 32 bytes in base64. Default: the one kept for a device of that name, or
+	// one that the node makes. It is shown hidden.
 	PrivateKey string `json:"private_key,omitempty" yaml:"private_key,omitempty"`
 	// Port is the UDP port to listen on, 1 to 65535; default: one that is free.
 	Port int `json:"port,omitempty" yaml:"port,omitempty"`

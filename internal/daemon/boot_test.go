@@ -34,7 +34,7 @@ func TestRun_EverythingWorks_PhasesInOrderThenReady(t *testing.T) {
 	w.seed.apps = []string{"incus"}
 	f := start(t, w, nil)
 	w.wait(t, "status ready")
-	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "kernel", "network", "logging",
+	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "kernel", "security", "network", "logging",
 		"extensions", "pools", "provider", "applications", "ensure"}
 	if diff := cmp.Diff(want, effects(w.log())); diff != "" {
 		t.Error(diff)
@@ -63,12 +63,12 @@ func TestRun_PhaseFails_ApiSaysSoAndItIsTriedAgainSlower(t *testing.T) {
 	pauses := []time.Duration{<-f.clock.pauses}
 	boot := getAs[osapi.DebugBoot](t, f, "/1.0/debug/boot")
 	if diff := cmp.Diff(map[string]string{"state": "done", "console": "done", "requirements": "done", "api": "done",
-		"recovery-keys": "done", "kernel": "done", "network": "done", "logging": "done", "extensions": "done", "pools": "failed",
-		"provider": "waiting", "configuration": "waiting", "applications": "waiting", "ready": "waiting"}, states(boot)); diff != "" {
+		"recovery-keys": "done", "kernel": "done", "security": "done", "network": "done", "logging": "done", "extensions": "done", "pools": "failed",
+		"provider": "waiting", "services": "waiting", "configuration": "waiting", "applications": "waiting", "ready": "waiting"}, states(boot)); diff != "" {
 		t.Error(diff)
 	}
-	if boot.Phases[9].Error != "pool local: disk is missing" {
-		t.Errorf("got %+v", boot.Phases[9])
+	if boot.Phases[10].Error != "pool local: disk is missing" {
+		t.Errorf("got %+v", boot.Phases[10])
 	}
 	if getAs[osapi.Server](t, f, "/1.0").Environment.SystemIsReady {
 		t.Error("ready with a failed phase")

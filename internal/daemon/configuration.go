@@ -60,7 +60,7 @@ func (d *Daemon) getConfiguration(*httpapi.Request) (any, error) {
 			sections[name] = raw
 		}
 	}
-	text, err := json.Marshal(sections)
+	text, err := json.Marshal(fromSections(sections))
 	if err != nil {
 		return nil, fmt.Errorf("encoding the configuration: %w", err)
 	}
@@ -88,12 +88,8 @@ func (d *Daemon) putConfiguration(r *httpapi.Request) (any, error) {
 	if body.Config == nil {
 		return nil, configMissing()
 	}
-	text, err := json.Marshal(body.Config)
+	sections, err := toSections(*body.Config)
 	if err != nil {
-		return nil, fmt.Errorf("encoding the configuration: %w", err)
-	}
-	var sections map[string]json.RawMessage
-	if err := json.Unmarshal(text, &sections); err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	timeout := ""

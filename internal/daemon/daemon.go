@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/change"
 	"github.com/holdfast-os/holdfast/internal/event"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
+	"github.com/holdfast-os/holdfast/internal/metrics"
 	"github.com/holdfast-os/holdfast/internal/operation"
 )
 
@@ -51,6 +52,9 @@ type Options struct {
 	Audit func() (audit.Files, error)
 	// Clock is time.
 	Clock Clock
+	// Exporter is the node exporter, whose metrics stand behind the daemon's; nil leaves
+	// them out.
+	Exporter metrics.Exporter
 	// Log gets what happens.
 	Log *slog.Logger
 }
@@ -72,7 +76,8 @@ type Daemon struct {
 	// listener is the section of the fallback listener.
 	listener       Setting[osapi.FallbackListenerConfig, osapi.FallbackListenerState]
 	fallback       fallback
-	requests       requestCounts
+	requests       *metrics.Requests
+	metrics        *metrics.Collector
 	openAuditFiles func() (audit.Files, error)
 
 	boot  bootRecord
@@ -83,6 +88,7 @@ type Daemon struct {
 	mu          sync.Mutex
 	updateState osapi.UpdateState
 	checking    bool
+	checkFailed bool
 	audit       *audit.Log
 
 	serving sync.Mutex
@@ -97,6 +103,8 @@ func New(o Options) *Daemon {
 		root: o.Root, machine: o.Machine, clock: o.Clock, open: o.Documents, openAuditFiles: o.Audit,
 		log: slog.New(event.NewHandler(hub, o.Log.Handler())), hub: hub,
 	}
+	d.requests = metrics.NewRequests()
+	d.metrics = metrics.New(metrics.Options{Source: numbers{d}, Exporter: o.Exporter, Requests: d.requests, Log: d.log, Now: o.Clock.Now})
 	d.listener = movingListener{d.listenerSetting(), d}
 	d.changes = change.New(change.Options{
 		Sections: d.sections(), Now: o.Clock.Now, After: o.Clock.After, Log: d.log, Changed: d.configurationChanged,

@@ -133,13 +133,13 @@ func (f fakeSeed) Network(context.Context) (*osapi.NetworkConfig, error) { retur
 
 func (f fakeSeed) Applications(context.Context) ([]string, error) { return f.seed.apps, nil }
 
-type fakeSecurity struct{ *world }
+type fakeKeys struct{ *world }
 
-func (f fakeSecurity) Prepare(context.Context) error { return f.did("recovery-keys") }
+func (f fakeKeys) Prepare(context.Context) error { return f.did("recovery-keys") }
 
-func (fakeSecurity) Show(context.Context) (osapi.Security, error) {
-	return osapi.Security{Config: osapi.SecurityConfig{EncryptionRecoveryKeys: []string{"cbdefghi"}}}, nil
-}
+func (fakeKeys) Recovery(context.Context) (string, error) { return "cbdefghi", nil }
+
+func (f fakeKeys) Rebind(context.Context) error { return f.did("rebind") }
 
 // fakeSetting is a section in memory.
 type fakeSetting[C, S any] struct {
@@ -326,6 +326,14 @@ func (f fakeDiagnosis) Log(_ context.Context, query daemon.LogQuery) ([]json.Raw
 
 func (fakeDiagnosis) Processes(context.Context) (string, error) { return "PID 1 init\n", nil }
 
+func (fakeDiagnosis) Kernel(context.Context) (osapi.DebugKernel, error) {
+	return osapi.DebugKernel{Version: "6.12.117", Modules: []osapi.KernelModule{}}, nil
+}
+
+func (fakeDiagnosis) EventLog(context.Context) (osapi.DebugEventLog, error) {
+	return osapi.DebugEventLog{EventLog: []osapi.DebugEvent{}}, nil
+}
+
 type fakeDisplay struct{ *world }
 
 func (f fakeDisplay) Start(context.Context) error { return f.did("console") }
@@ -433,7 +441,7 @@ func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixtu
 		Root: f.root, Documents: docs, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(f.root, "audit")) }, Clock: f.clock.clock(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Machine: daemon.Machine{
 			Facts: fakeFacts{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
-			Security: fakeSecurity{w}, Extensions: fakeExtensions{w}, Pools: fakePools{w}, Resolver: fakeResolver{w},
+			Keys: fakeKeys{w}, Security: fakeSetting[osapi.SecurityConfig, osapi.SecurityState]{world: w, name: "security"}, Extensions: fakeExtensions{w}, Pools: fakePools{w}, Resolver: fakeResolver{w},
 			Network: fakeNetwork(w), Provider: fakeProvider(w),
 			Kernel:   fakeSetting[osapi.KernelConfig, osapi.KernelState]{world: w, name: "kernel"},
 			Logging:  fakeSetting[osapi.LoggingConfig, osapi.LoggingState]{world: w, name: "logging"},

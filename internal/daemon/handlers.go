@@ -95,32 +95,6 @@ func (d *Daemon) readLog(r *httpapi.Request) (any, error) {
 	return failable(d.machine.Diagnosis.Log(r.Context(), query))
 }
 
-func (d *Daemon) getSecurity(r *httpapi.Request) (any, error) {
-	flags, err := d.memory.getSecurity()
-	if err != nil {
-		return nil, err
-	}
-	security, err := d.machine.Security.Show(r.Context())
-	if err != nil {
-		return nil, coded(err)
-	}
-	security.State.EncryptionRecoveryKeysRetrieved = flags.RecoveryKeysRetrieved
-	return security, nil
-}
-
-func (d *Daemon) securityRetrieved(r *httpapi.Request) (any, error) {
-	flags, err := d.memory.getSecurity()
-	if err != nil {
-		return nil, err
-	}
-	flags.RecoveryKeysRetrieved = true
-	if err := d.memory.setSecurity(flags); err != nil {
-		return nil, err
-	}
-	d.showIdentity(r.Context())
-	return nil, nil
-}
-
 func (d *Daemon) getStorage(r *httpapi.Request) (any, error) {
 	state, err := d.machine.Facts.Storage(r.Context())
 	if err != nil {

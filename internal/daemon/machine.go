@@ -21,6 +21,7 @@ import (
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/services"
 )
 
 // Errors that an interface below returns, wrapped, to choose the HTTP code.
@@ -41,7 +42,10 @@ type Machine struct {
 	Requirements Requirements
 	Installer    Installer
 	Seed         Seed
-	Security     Security
+	Keys         Keys
+	Security     Setting[osapi.SecurityConfig, osapi.SecurityState]
+	Services     services.Registry
+	Hands        Hands
 	Kernel       Setting[osapi.KernelConfig, osapi.KernelState]
 	Network      Setting[osapi.NetworkConfig, osapi.NetworkState]
 	Logging      Setting[osapi.LoggingConfig, osapi.LoggingState]
@@ -94,15 +98,6 @@ type Seed interface {
 	Network(ctx context.Context) (*osapi.NetworkConfig, error)
 	// Applications are the names to install.
 	Applications(ctx context.Context) ([]string, error)
-}
-
-// Security looks after the keys of the node and says how far it can be trusted.
-type Security interface {
-	// Prepare makes sure that there is a recovery key, and opens swap. It may be called
-	// again.
-	Prepare(ctx context.Context) error
-	// Show gives all but EncryptionRecoveryKeysRetrieved.
-	Show(ctx context.Context) (osapi.Security, error)
 }
 
 // Resolver is what turns names into addresses.
@@ -167,6 +162,10 @@ type Diagnosis interface {
 	// Log gives entries of the journal, oldest first: ErrInvalid for a wrong query.
 	Log(ctx context.Context, query LogQuery) ([]json.RawMessage, error)
 	Processes(ctx context.Context) (string, error)
+	// Kernel gives the running kernel with its modules.
+	Kernel(ctx context.Context) (osapi.DebugKernel, error)
+	// EventLog is what firmware and loader have measured.
+	EventLog(ctx context.Context) (osapi.DebugEventLog, error)
 }
 
 // Display is the screen of the machine.

@@ -25,11 +25,13 @@ func (d *Daemon) nodePhases() []phase {
 		{"api", time.Minute, d.listen},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys},
 		{"kernel", time.Minute, d.startSetting(sectionKernel)},
+		{"security", 5 * time.Minute, d.startSetting(sectionSecurity)},
 		{"network", 5 * time.Minute, d.startNetwork},
 		{"logging", time.Minute, d.startSetting(sectionLogging)},
 		{"extensions", 5 * time.Minute, d.mergeExtensions},
 		{"pools", 10 * time.Minute, d.ensurePools},
 		{"provider", 5 * time.Minute, d.startProvider},
+		{"services", 5 * time.Minute, d.startServices},
 		{"configuration", time.Minute, d.settleConfiguration},
 		{"applications", time.Hour, d.startApplications},
 		{"ready", time.Minute, d.becomeReady},
@@ -85,8 +87,6 @@ func (d *Daemon) checkRequirements(ctx context.Context) error {
 func (d *Daemon) install(ctx context.Context) error {
 	return d.machine.Installer.Run(ctx, d.machine.Display)
 }
-
-func (d *Daemon) prepareKeys(ctx context.Context) error { return d.machine.Security.Prepare(ctx) }
 
 // startSetting applies a section of the configuration as it was last accepted. One that
 // this machine refuses is told and left out: what an owner has asked for once must not

@@ -35,25 +35,25 @@ type tuiMessage struct {
 
 // Routes is the whole API.
 func (d *Daemon) Routes() []httpapi.Route {
-	return slices.Concat(d.rootRoutes(), d.applicationRoutes(), d.debugRoutes(), d.systemRoutes(), d.configurationRoutes(), d.watchingRoutes(),
+	return slices.Concat(d.rootRoutes(), d.applicationRoutes(), d.debugRoutes(), d.systemRoutes(), d.configurationRoutes(), d.watchingRoutes(), d.describingRoutes(),
 		d.storageRoutes(), d.powerRoutes(), d.serviceRoutes(), d.internalRoutes())
 }
 
 func (d *Daemon) rootRoutes() []httpapi.Route {
 	return []httpapi.Route{
-		{Method: get, Path: "/", Doc: "lists the versions of the API", Handler: func(r *httpapi.Request) (any, error) {
+		{Method: get, Path: "/", Doc: "lists the versions of the API", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
 			return []string{r.URL("/1.0")}, nil
 		}},
-		{Method: get, Path: "/1.0", Doc: "names the node and what runs on it", Handler: d.getServer},
+		{Method: get, Path: "/1.0", Doc: "names the node and what runs on it", Response: osapi.Server{}, Handler: d.getServer},
 	}
 }
 
 func (d *Daemon) applicationRoutes() []httpapi.Route {
 	const list, one = "/1.0/applications", "/1.0/applications/{name}"
 	return []httpapi.Route{
-		{Method: get, Path: list, Doc: "lists the installed applications", Handler: d.listApplications},
+		{Method: get, Path: list, Doc: "lists the installed applications", Response: []string{}, Handler: d.listApplications},
 		{Method: post, Path: list, Doc: "installs and starts an application", Request: osapi.ApplicationsPost{}, EmptyBody: true, Handler: d.addApplication},
-		{Method: get, Path: one, Doc: "shows an application", Handler: d.showApplication},
+		{Method: get, Path: one, Doc: "shows an application", Response: osapi.Application{}, Handler: d.showApplication},
 		{Method: put, Path: one, Doc: "configures an application", Request: Put[osapi.ApplicationConfig]{}, Handler: d.configureApplication},
 		{Method: post, Path: one + "/:restart", Doc: "restarts an application, after the answer", Handler: d.restartApplication},
 		{Method: post, Path: one + "/:remove", Doc: "removes an application", Handler: d.removeApplication},
@@ -70,22 +70,32 @@ func (d *Daemon) applicationRoutes() []httpapi.Route {
 func (d *Daemon) debugRoutes() []httpapi.Route {
 	const base = "/1.0/debug"
 	return []httpapi.Route{
-		{Method: get, Path: base, Doc: "lists what helps to find faults; not a stable part of the API", Handler: func(r *httpapi.Request) (any, error) {
+		{Method: get, Path: base, Doc: "lists what helps to find faults; not a stable part of the API", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
 			return r.URLs(base, "boot", "kernel", "log", "processes", ":run-script", "secureboot"), nil
 		}},
-		{Method: get, Path: base + "/boot", Doc: "shows the phases of the start and their times", Handler: func(*httpapi.Request) (any, error) {
+		{Method: get, Path: base + "/boot", Doc: "shows the phases of the start and their times", Response: osapi.DebugBoot{}, Handler: func(*httpapi.Request) (any, error) {
 			return d.boot.Snapshot(), nil
 		}},
-		{Method: get, Path: base + "/log", Doc: "reads the journal: ?unit=&boot=&entries=&since=&until=", Handler: d.readLog},
-		{Method: get, Path: base + "/processes", Doc: "lists the processes as text", Handler: func(r *httpapi.Request) (any, error) {
+		{Method: get, Path: base + "/log", Doc: "reads the journal, the oldest entry first", Response: []json.RawMessage{}, Query: []httpapi.Param{
+			{Name: "unit", Doc: "only this unit; default all", Example: "incus.service"},
+			{Name: "boot", Doc: "0 is this start of the machine, -1 the one before; default 0", Example: "-1"},
+			{Name: "entries", Doc: "only the newest entries, this many; default all", Example: "100"},
+			{Name: "since", Doc: "from this time on, as journalctl reads it; default the beginning", Example: "-1h"},
+			{Name: "until", Doc: "up to this time, as journalctl reads it; default now", Example: "-5min"},
+		}, Handler: d.readLog},
+		{Method: get, Path: base + "/processes", Doc: "lists the processes as text", Response: "", Handler: func(r *httpapi.Request) (any, error) {
 			return failable(d.machine.Diagnosis.Processes(r.Context()))
 		}},
-		{Method: get, Path: base + "/kernel", Doc: "shows the kernel and its modules", Later: "it comes with a later release"},
+		{Method: get, Path: base + "/kernel", Doc: "shows the kernel and its modules", Response: osapi.DebugKernel{}, Handler: func(r *httpapi.Request) (any, error) {
+			return failable(d.machine.Diagnosis.Kernel(r.Context()))
+		}},
 		{Method: post, Path: base + "/:run-script", Doc: "runs a script that the makers have signed", Later: "it comes with a later release"},
-		{Method: get, Path: base + "/secureboot", Doc: "lists the parts of the measured boot", Handler: func(r *httpapi.Request) (any, error) {
+		{Method: get, Path: base + "/secureboot", Doc: "lists the parts of the measured boot", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
 			return r.URLs(base+"/secureboot", "event-log"), nil
 		}},
-		{Method: get, Path: base + "/secureboot/event-log", Doc: "shows the TPM's event log", Later: "it comes with a later release"},
+		{Method: get, Path: base + "/secureboot/event-log", Doc: "shows the TPM's event log", Response: osapi.DebugEventLog{}, Handler: func(r *httpapi.Request) (any, error) {
+			return failable(d.machine.Diagnosis.EventLog(r.Context()))
+		}},
 		{Method: post, Path: base + "/secureboot/:update", Doc: "applies key updates", Later: "key updates come with a later release"},
 	}
 }
@@ -96,24 +106,12 @@ func (d *Daemon) powerRoutes() []httpapi.Route {
 	}
 	const base = "/1.0/system"
 	return []httpapi.Route{
-		{Method: post, Path: base + "/:poweroff", Doc: "turns the node off, after the answer", Handler: power(d.machine.Power.Poweroff)},
-		{Method: post, Path: base + "/:reboot", Doc: "restarts the node, after the answer", Handler: power(d.machine.Power.Reboot)},
-		{Method: post, Path: base + "/:suspend", Doc: "lets the node sleep, after the answer", Handler: power(d.machine.Power.Suspend)},
+		{Method: post, Path: base + "/:poweroff", Doc: "turns the node off, after the answer", Handler: power(func(ctx context.Context) error { return d.machine.Power.Poweroff(ctx) })},
+		{Method: post, Path: base + "/:reboot", Doc: "restarts the node, after the answer", Handler: power(func(ctx context.Context) error { return d.machine.Power.Reboot(ctx) })},
+		{Method: post, Path: base + "/:suspend", Doc: "lets the node sleep, after the answer", Handler: power(func(ctx context.Context) error { return d.machine.Power.Suspend(ctx) })},
 		{Method: post, Path: base + "/:backup", Doc: "gives a backup of the node's configuration", Later: "backups come with a later release"},
 		{Method: post, Path: base + "/:restore", Doc: "restores a backup of the node's configuration", Later: "backups come with a later release"},
 		{Method: post, Path: base + "/:factory-reset", Doc: "starts the node anew from its seed", Later: "resets come with a later release"},
-	}
-}
-
-func (d *Daemon) serviceRoutes() []httpapi.Route {
-	const list, one = "/1.0/services", "/1.0/services/{name}"
-	return []httpapi.Route{
-		{Method: get, Path: list, Doc: "lists the services", Handler: func(*httpapi.Request) (any, error) { return []string{}, nil }},
-		{Method: get, Path: one, Doc: "shows a service", Handler: func(r *httpapi.Request) (any, error) {
-			return nil, httpapi.NotFound("service %q is not there: this release has no services", r.Var("name"))
-		}},
-		{Method: put, Path: one, Doc: "configures a service", Later: "services come with a later release"},
-		{Method: post, Path: one + "/:reset", Doc: "starts a service anew", Later: "services come with a later release"},
 	}
 }
 

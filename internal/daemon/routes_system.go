@@ -3,6 +3,8 @@ package daemon
 import (
 	"slices"
 
+	incusapi "github.com/lxc/incus/v6/shared/api"
+
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 )
@@ -11,13 +13,11 @@ func (d *Daemon) systemRoutes() []httpapi.Route {
 	const base = "/1.0/system"
 	const later = "it comes with a later release"
 	return slices.Concat(d.settingRoutes(), []httpapi.Route{
-		{Method: get, Path: base, Doc: "lists the parts of the system", Handler: func(r *httpapi.Request) (any, error) {
-			return r.URLs(base, "fallback-listener", "kernel", "logging", "network", "provider", "resources", "security", "storage", "update"), nil
+		{Method: get, Path: base, Doc: "lists the parts of the system", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
+			return r.URLs(base, "config", "fallback-listener", "history", "kernel", "logging", "network", "provider", "resources", "security", "storage", "update"), nil
 		}},
-		{Method: get, Path: base + "/security", Doc: "shows how far the node can be trusted, and its recovery keys", Handler: d.getSecurity},
-		{Method: put, Path: base + "/security", Doc: "changes the recovery keys", Later: "changing recovery keys comes with a later release"},
 		{Method: post, Path: base + "/security/:retrieved", Doc: "notes that the recovery keys are kept elsewhere", Handler: d.securityRetrieved},
-		{Method: post, Path: base + "/security/:tpm-rebind", Doc: "binds the disk to the TPM anew", Later: later},
+		{Method: post, Path: base + "/security/:tpm-rebind", Doc: "binds the disk to the TPM anew", Handler: d.rebind},
 		{Method: post, Path: base + "/network/:confirm", Doc: "confirms the change that waits for it", Handler: func(r *httpapi.Request) (any, error) {
 			_, err := d.confirm(r)
 			return nil, err
@@ -25,7 +25,7 @@ func (d *Daemon) systemRoutes() []httpapi.Route {
 		{Method: post, Path: base + "/network/:flush-dns", Doc: "forgets what names resolve to", Handler: func(r *httpapi.Request) (any, error) {
 			return nil, coded(d.machine.Resolver.FlushDNS(r.Context()))
 		}},
-		{Method: get, Path: base + "/resources", Doc: "shows the hardware, in the shape of Incus", Handler: func(r *httpapi.Request) (any, error) {
+		{Method: get, Path: base + "/resources", Doc: "shows the hardware, in the shape of Incus", Response: incusapi.Resources{}, Handler: func(r *httpapi.Request) (any, error) {
 			return failable(d.machine.Facts.Resources(r.Context()))
 		}},
 		{Method: post, Path: base + "/update/:check", Doc: "looks for updates now, after the answer", Request: osapi.UpdateCheckPost{}, EmptyBody: true, Handler: d.checkUpdate},
@@ -34,7 +34,11 @@ func (d *Daemon) systemRoutes() []httpapi.Route {
 
 // settingRoutes are the sections of the configuration.
 func (d *Daemon) settingRoutes() []httpapi.Route {
+	security := settingRoutes(d, sectionSecurity, "how far the node can be trusted, and its recovery keys", d.machine.Security,
+		func(c osapi.SecurityConfig, s osapi.SecurityState) any { return osapi.Security{Config: c, State: s} })
+	security[0].Handler = d.getSecurity
 	return slices.Concat(
+		security,
 		settingRoutes(d, sectionKernel, "the settings of the kernel", d.machine.Kernel,
 			func(c osapi.KernelConfig, s osapi.KernelState) any { return osapi.Kernel{Config: c, State: s} }),
 		settingRoutes(d, sectionNetwork, "the network", d.machine.Network,
@@ -65,7 +69,7 @@ func (d *Daemon) storageRoutes() []httpapi.Route {
 	const base = "/1.0/system/storage"
 	const later = "changing storage through the node comes with a later release"
 	return []httpapi.Route{
-		{Method: get, Path: base, Doc: "shows drives and pools", Handler: d.getStorage},
+		{Method: get, Path: base, Doc: "shows drives and pools", Response: osapi.Storage{}, Handler: d.getStorage},
 		{Method: put, Path: base, Doc: "changes pools and the scrub schedule", Later: later},
 		{Method: post, Path: base + "/:cleanup-root", Doc: "frees space on the root partition", Later: later},
 		{Method: post, Path: base + "/:create-volume", Doc: "makes a volume in a pool", Later: later},

@@ -80,7 +80,7 @@ func TestApi_Reads_HaveTheShapeThatClientsKnow(t *testing.T) {
 		"/1.0/debug":                      `["/1.0/debug/boot","/1.0/debug/kernel","/1.0/debug/log","/1.0/debug/processes","/1.0/debug/:run-script","/1.0/debug/secureboot"]`,
 		"/1.0/debug/processes":            `"PID 1 init\n"`,
 		"/1.0/debug/log?unit=a&entries=3": `[{"MESSAGE":"hello"}]`,
-		"/1.0/system":                     `["/1.0/system/fallback-listener","/1.0/system/kernel","/1.0/system/logging","/1.0/system/network","/1.0/system/provider","/1.0/system/resources","/1.0/system/security","/1.0/system/storage","/1.0/system/update"]`,
+		"/1.0/system":                     `["/1.0/system/config","/1.0/system/fallback-listener","/1.0/system/history","/1.0/system/kernel","/1.0/system/logging","/1.0/system/network","/1.0/system/provider","/1.0/system/resources","/1.0/system/security","/1.0/system/storage","/1.0/system/update"]`,
 		"/1.0/system/resources":           `{"cpu":2}`,
 		"/1.0/system/update":              `{"config":{"auto_reboot":false,"channel":"stable","check_frequency":"6h"},"state":{"last_check":"0001-01-01T00:00:00Z","status":"","needs_reboot":false}}`,
 		"/1.0/system/provider":            `{"config":{"name":"images"},"state":{"registered":false}}`,
@@ -125,7 +125,7 @@ func TestApi_WrongRequests_AreRefusedWithTheReason(t *testing.T) {
 
 		{"GET", "/1.0/debug/log?entries=many", "", 400, `entries: "many" is not a number of entries`},
 		{"GET", "/1.0/debug/log?boot=--follow", "", 400, "invalid: boot"},
-		{"GET", "/1.0/services/ovn", "", 404, `service "ovn" is not there: this release has no services`},
+		{"GET", "/1.0/services/docker", "", 404, `service "docker": there is no such service; it has: `},
 
 		{"PUT", "/1.0/system/update", "", 400, "the body is empty: PUT /1.0/system/update needs a JSON object"},
 		{"PUT", "/1.0/system/update", `{"config":{"channel":"a b","check_frequency":"soon"}}`, 400,
@@ -140,7 +140,7 @@ func TestApi_WrongRequests_AreRefusedWithTheReason(t *testing.T) {
 		{"POST", "/1.0/system/update/:check", `{"os_only":true}`, 501, "os_only: updates of the OS itself come with a later release"},
 		{"PUT", "/1.0/system/provider", `{"config":{}}`, 400, `config.name: "" is not a provider (rule known)`},
 		{"PUT", "/1.0/system/provider", `{"config":{"name":"operations-center"}}`, 400, `config.name: "operations-center" is not a provider (rule known)`},
-		{"PUT", "/1.0/system/security", `{}`, 501, "PUT /1.0/system/security is not there yet: changing recovery keys comes with a later release"},
+		{"PUT", "/1.0/system/security", `{}`, 400, `config is missing: send {"config": {...}} with the whole configuration`},
 
 		{"POST", "/internal/tui/:write-message", `{"message":" "}`, 400, "no log message provided"},
 		{"POST", "/internal/tui/:write-message", `{"message":"a","level":"LOUD"}`, 400, `level: "LOUD" is none of "DEBUG", "INFO", "WARN", "ERROR"`},

@@ -41,6 +41,7 @@ func section[C, S any](name string, s Setting[C, S]) change.Section {
 // Names of sections; each is also the last part of its path.
 const (
 	sectionKernel   = "kernel"
+	sectionSecurity = "security"
 	sectionNetwork  = "network"
 	sectionLogging  = "logging"
 	sectionProvider = "provider"
@@ -50,14 +51,15 @@ const (
 
 // sections are all, in the order in which they are applied.
 func (d *Daemon) sections() []change.Section {
-	return []change.Section{
+	return append([]change.Section{
 		section(sectionKernel, d.machine.Kernel),
+		section(sectionSecurity, d.machine.Security),
 		section(sectionNetwork, d.machine.Network),
 		section(sectionLogging, d.machine.Logging),
 		section(sectionProvider, d.machine.Provider),
 		section(sectionUpdate, Setting[osapi.UpdateConfig, osapi.UpdateState](updateSetting{d})),
 		section(sectionListener, d.listener),
-	}
+	}, d.serviceSections()...)
 }
 
 // changeQuery are the parameters of every change of a section.

@@ -59,7 +59,7 @@ func (d *Daemon) beginCheck() bool {
 func (d *Daemon) endCheck(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.checking = false
+	d.checking, d.checkFailed = false, err != nil
 	d.updateState.LastCheck = d.clock.Now().UTC()
 	d.updateState.Status = "Update check completed"
 	if err != nil {

@@ -149,7 +149,7 @@ func (d *Daemon) openAudit() error {
 
 // observe writes a request into the audit log, when it belongs there.
 func (d *Daemon) observe(seen httpapi.Seen) {
-	d.requests.count(seen)
+	d.requests.Observe(seen.HTTP.Method, seen.Code, seen.Took)
 	book, err := d.auditLog()
 	if err != nil {
 		if seen.HTTP.Method != http.MethodGet {

@@ -15,11 +15,13 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/apps"
+	"github.com/holdfast-os/holdfast/internal/audit"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	"github.com/holdfast-os/holdfast/internal/facts"
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/installer"
 	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/metrics"
 	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/state"
 	"github.com/holdfast-os/holdfast/internal/system/block"
@@ -27,9 +29,9 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/incus"
 	"github.com/holdfast-os/holdfast/internal/system/journal"
 	"github.com/holdfast-os/holdfast/internal/system/luks"
+	"github.com/holdfast-os/holdfast/internal/system/modules"
 	"github.com/holdfast-os/holdfast/internal/system/power"
 	"github.com/holdfast-os/holdfast/internal/system/run"
-	"github.com/holdfast-os/holdfast/internal/system/swap"
 	"github.com/holdfast-os/holdfast/internal/system/sysext"
 	"github.com/holdfast-os/holdfast/internal/system/systemd"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
@@ -79,14 +81,15 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 		h.source.userAgent = release.Name + "/" + release.Version
 	}
 	manager := h.apps()
-	h.daemon = New(Options{Root: root, Documents: h.documents, Log: log, Clock: realClock(), Machine: Machine{
-		Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
-		Security: hostSecurity{h}, Extensions: hostExtensions{manager}, Pools: hostPools{h},
-		Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
-		Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: hostApps{manager},
-		Power: power.Power{Run: run.Host}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
-		Display: h.display, Notify: serviceManager{},
-	}})
+	h.daemon = New(Options{Root: root, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
+		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
+			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
+			Keys: hostKeys{h}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
+			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
+			Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: hostApps{manager},
+			Power: power.Power{Run: run.Host}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
+			Display: h.display, Notify: serviceManager{},
+		}})
 	return h.daemon, nil
 }
 
@@ -220,9 +223,6 @@ func (h hostFacts) Warnings(ctx context.Context) ([]string, error) {
 	if h.info.Mode == bootinfo.Install {
 		return nil, nil // there is no node yet whose state could be trusted
 	}
-	if h.info.Mode == bootinfo.Install {
-		return nil, nil // the installer has its own checks, and nothing is kept
-	}
 	result, err := h.trust(ctx)
 	if err != nil || result.State.SystemStateIsTrusted {
 		return nil, err
@@ -274,51 +274,6 @@ func (h hostInstaller) Run(ctx context.Context, show Display) error {
 	})
 }
 
-// hostSecurity is Security.
-type hostSecurity struct{ *Host }
-
-func (h hostSecurity) keyFile() string { return filepath.Join(stateDir, "recovery.key") }
-
-// Prepare opens swap with the recovery key that early boot made; without it the node
-// could not be rescued.
-func (h hostSecurity) Prepare(ctx context.Context) error {
-	key, err := h.recoveryKey()
-	if err != nil {
-		return err
-	}
-	if !luks.IsRecoveryKey(key) {
-		return fmt.Errorf("the recovery key in %s is not one", h.keyFile())
-	}
-	device, err := h.partition(ctx, layout.Swap)
-	if err != nil {
-		return err
-	}
-	if err := h.luks.Open(ctx, swapVolume, device, h.keyFile()); err != nil {
-		return err
-	}
-	return swap.Host{Root: root, Run: run.Host}.On(ctx, "/dev/mapper/"+swapVolume)
-}
-
-func (h hostSecurity) recoveryKey() (string, error) {
-	text, err := os.ReadFile(h.keyFile())
-	if err != nil {
-		return "", fmt.Errorf("reading the recovery key: %w", err)
-	}
-	return strings.TrimSpace(string(text)), nil
-}
-
-func (h hostSecurity) Show(ctx context.Context) (osapi.Security, error) {
-	result, err := h.trust(ctx)
-	if err != nil {
-		return osapi.Security{}, err
-	}
-	key, err := h.recoveryKey()
-	if err != nil {
-		return osapi.Security{}, err
-	}
-	return osapi.Security{Config: osapi.SecurityConfig{EncryptionRecoveryKeys: []string{key}}, State: result.State}, nil
-}
-
 // hostPools is Pools.
 type hostPools struct{ *Host }
 
@@ -343,6 +298,16 @@ func (h hostDiagnosis) Log(ctx context.Context, query LogQuery) ([]json.RawMessa
 
 func (h hostDiagnosis) Processes(ctx context.Context) (string, error) {
 	return h.journal.Processes(ctx)
+}
+
+// Kernel is part of Diagnosis.
+func (hostDiagnosis) Kernel(context.Context) (osapi.DebugKernel, error) {
+	return modules.Host{Root: root}.Read()
+}
+
+// EventLog is part of Diagnosis.
+func (hostDiagnosis) EventLog(context.Context) (osapi.DebugEventLog, error) {
+	return tpm.Host{Root: root}.Debug()
 }
 
 // apps makes the manager of the applications.

@@ -24,6 +24,8 @@ import (
 func (h *Host) executor() apply.Executor {
 	tools := h.networkTools()
 	maps.Copy(tools, h.kernelTools())
+	maps.Copy(tools, h.keyTools())
+	maps.Copy(tools, h.serviceTools())
 	return apply.Executor{Root: root, Units: hostUnits{systemd.Manager{Run: run.Host}}, Tools: tools, Log: h.log}
 }
 

@@ -92,12 +92,22 @@ func deviceFiles(p Plan, name string) []string {
 }
 
 // Change is what going from one plan to the next does, in the order in which it is
-// done: names, files, devices that go, cards, firewall, then what reads the files. The
-// zero plan is a machine on which nothing was done.
+// done: names, firewall, files, devices that go, cards, then what reads the files. The
+// firewall knows devices by their names, so it can stand before they are there, and no
+// address is ever without it. The zero plan is a machine on which nothing was done.
 func Change(before, next Plan) plan.Plan {
 	var p plan.Plan
 	changeNames(&p, before, next)
 	proxy := changeProxy(&p, before, next)
+	firewall := p.File(NftablesFile, before.Nftables, next.Nftables)
+	if firewall {
+		p.Add(plan.Step{Kind: plan.UseTool, Object: "firewall", Tool: ToolNftables, Args: []string{NftablesFile}})
+	}
+	if next.Forwarding && !before.Forwarding {
+		for _, value := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
+			p.Add(plan.Step{Kind: plan.SetValue, Object: value, After: "1", Why: "a forwarding rule accepts packets"})
+		}
+	}
 	files := changeFiles(&p, before, next)
 	stale := Stale(before, next)
 	for _, name := range stale {
@@ -109,15 +119,6 @@ func Change(before, next Plan) plan.Plan {
 			cards = append(cards, mac+"="+next.Cards[mac])
 		}
 		p.Add(plan.Step{Kind: plan.UseTool, Object: "network cards", Tool: ToolCards, Args: cards})
-	}
-	if next.Forwarding && !before.Forwarding {
-		for _, value := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
-			p.Add(plan.Step{Kind: plan.SetValue, Object: value, After: "1", Why: "a forwarding rule accepts packets"})
-		}
-	}
-	firewall := p.File(NftablesFile, before.Nftables, next.Nftables)
-	if firewall {
-		p.Add(plan.Step{Kind: plan.UseTool, Object: "firewall", Tool: ToolNftables, Args: []string{NftablesFile}})
 	}
 	if files {
 		p.Add(plan.Step{Kind: plan.RestartUnit, Object: networkdUnit})

@@ -79,6 +79,8 @@ create-device vpn
 			"disconnects false\nwrite-file /etc/environment\nwrite-file /run/holdfast/proxy.json mode 0600 secret\nrestart-unit holdfast-proxy.service\n"},
 		"guests gone": {func(c *api.NetworkConfig) { c.Interfaces = c.Interfaces[:1] },
 			`disconnects true
+write-file /run/holdfast/network.nft
+use-tool firewall nft [/run/holdfast/network.nft]
 remove-file /run/systemd/network/00-_p020000000002.link
 remove-file /run/systemd/network/10-_vguests.netdev
 remove-file /run/systemd/network/10-guests.netdev
@@ -89,8 +91,6 @@ remove-file /run/systemd/network/20-guests.network
 delete-device _vguests
 delete-device guests
 use-tool network cards network-cards [02:00:00:00:00:01=_p020000000001]
-write-file /run/holdfast/network.nft
-use-tool firewall nft [/run/holdfast/network.nft]
 restart-unit systemd-networkd.service
 `},
 	} {

@@ -13,12 +13,13 @@ import (
 
 // port is a bridge with the node's end, for a card or a bond.
 type port struct {
-	// number is the first digit of the files: 1 is "10-" and "20-", 2 is "11-" and "21-".
+	// netdev and network begin the names of its files.
 	netdev, network string
 	// hostMAC is the MAC address of the node's end; peer is the bridge's.
 	hostMAC, peer string
-	tags          []int
-	mtu           int
+	// tags are the VLANs that are let through; mtu is in bytes.
+	tags []int
+	mtu  int
 }
 
 func (p port) size() string { return fmt.Sprintf("MTUBytes=%d", p.mtu) }

@@ -259,3 +259,30 @@ func TestNewPlan_UnknownCardName_SaysWhichThereAre(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Without rules everything goes through a proxy: the first by name, as IncusOS does.
+func TestNewPlan_ProxyWithoutRules_SendsAllToTheFirstByName(t *testing.T) {
+	anonymous := func(host string, tls bool) api.NetworkProxyServer {
+		return api.NetworkProxyServer{Auth: "anonymous", Host: host, UseTLS: tls, Username: "not sent"}
+	}
+	for name, c := range map[string]struct {
+		servers map[string]api.NetworkProxyServer
+		want    network.ProxyPlan
+	}{
+		"servers": {map[string]api.NetworkProxyServer{"b": anonymous("http://b.example", true), "a": anonymous("https://[2001:db8::1]:444/", false), "c": anonymous("192.0.2.1", true)},
+			network.ProxyPlan{Listen: "127.0.0.1:3128", Servers: []network.ProxyServer{
+				{Name: "a", Auth: "anonymous", Host: "2001:db8::1", Port: 444, TLS: true},
+				{Name: "b", Auth: "anonymous", Host: "b.example", Port: 80},
+				{Name: "c", Auth: "anonymous", Host: "192.0.2.1", Port: 443, TLS: true},
+			}, Rules: []network.ProxyRule{{Destinations: []string{"*"}, Target: "a"}}}},
+		"none": {nil, network.ProxyPlan{Listen: "127.0.0.1:3128", Rules: []network.ProxyRule{{Destinations: []string{"*"}, Target: "direct"}}}},
+	} {
+		plan, err := network.NewPlan(api.NetworkConfig{Proxy: &api.NetworkProxy{Servers: c.servers}}, network.World{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&c.want, plan.Proxy); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}

@@ -29,7 +29,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/cli"
 	"github.com/holdfast-os/holdfast/internal/daemon"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
-	"github.com/holdfast-os/holdfast/internal/system/power"
 )
 
 func main() {
@@ -122,17 +121,8 @@ func merge(all, more []problem) []problem {
 	return all
 }
 
-// realRoutes is the table of the daemon. No handler is called, so that there need be no
-// machine; the power is there because the table names its methods. A table that names
-// more of the machine panics, which becomes the error.
-func realRoutes() (routes []httpapi.Route, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = fmt.Errorf("making the daemon's table of routes without a machine: %v", cause)
-		}
-	}()
-	return daemon.New(daemon.Options{Machine: daemon.Machine{Power: power.Power{}}}).Routes(), nil
-}
+// realRoutes is the table of the daemon.
+func realRoutes() ([]httpapi.Route, error) { return daemon.Table(), nil }
 
 // cliTree describes the commands of holdfast as they are without any environment.
 func cliTree() []byte {

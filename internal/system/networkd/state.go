@@ -105,8 +105,7 @@ func (h Host) operational(ctx context.Context) (map[string]string, error) {
 		return nil, fmt.Errorf("asking networkd for the state of the network: %w", err)
 	}
 	if len(bytes.TrimSpace(result.Stdout)) == 0 {
-		// It ends with 0 all the same.
-		return nil, errors.New("asking networkd for the state of the network: it is not running; look at its log")
+		return nil, errors.New("asking networkd for the state of the network: networkctl answered nothing")
 	}
 	states, err := parseOperational(result.Stdout)
 	if err != nil {
