@@ -18,10 +18,10 @@ LDFLAGS := -s -w -buildid=
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-programs: ## build bin/holdfast, bin/holdfastd, bin/holdfast-initrd
+programs: ## build the programs in bin/
 	@command -v go >/dev/null || { echo "error: Go is not installed" >&2; echo "try:   install Go 1.26 or newer, https://go.dev/dl/" >&2; exit 1; }
 	mkdir -p bin
-	$(BUILD) -ldflags="$(LDFLAGS)" -o bin/ ./cmd/holdfastd ./cmd/holdfast-initrd
+	$(BUILD) -ldflags="$(LDFLAGS)" -o bin/ ./cmd/holdfastd ./cmd/holdfast-initrd ./cmd/holdfast-proxy
 	$(BUILD) -ldflags="$(LDFLAGS) -X github.com/holdfast-os/holdfast/internal/cli.Version=$(VERSION)" -o bin/ ./cmd/holdfast
 
 build: programs ## build the image, its applications and the release tree
@@ -39,8 +39,12 @@ check: ## formatting, vet, staticcheck, import directions, tests of tier 0 with 
 	go vet ./...
 	go tool staticcheck ./...
 	go run ./tools/layercheck
+	go run ./tools/apidoc -check
 	@command -v gcc >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends gcc libc6-dev; } # for the race detector
 	CGO_ENABLED=1 go test -race -short $$(go list ./... | grep -v /test/host)
+
+docs: ## write the reference out of types, routes and commands
+	go run ./tools/apidoc
 
 test: check fuzz-sample test-host test-vm ## everything
 
@@ -67,4 +71,4 @@ clean: ## remove what was built here, but not the cache
 	-[ ! -x bin/holdfast ] || bin/holdfast lab down --all
 	rm -rf bin .build .lab
 
-.PHONY: help programs build up down check test test-host test-vm fuzz fuzz-sample bench clean
+.PHONY: help programs build up down check docs test test-host test-vm fuzz fuzz-sample bench clean

@@ -238,7 +238,7 @@ func (o Options) current(key string) string {
 // key is a digest of everything that the image is made of.
 func (o Options) key() (string, error) {
 	digest := sha256.New()
-	for _, name := range []string{"image", "bin/holdfastd", "bin/holdfast-initrd"} {
+	for _, name := range []string{"image", "bin/holdfastd", "bin/holdfast-initrd", "bin/holdfast-proxy"} {
 		if err := hashTree(digest, o.Root, name); err != nil {
 			return "", err
 		}

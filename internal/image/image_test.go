@@ -30,7 +30,7 @@ func newProject(t *testing.T) *project {
 	t.Helper()
 	t.Setenv("HOLDFAST_SECUREBOOT_CERT", "")
 	p := &project{t: t, root: t.TempDir(), cache: t.TempDir(), now: time.Date(2026, 11, 22, 1, 4, 30, 0, time.UTC)}
-	for _, name := range []string{"image/mkosi.conf", "image/steps/image", "bin/holdfast", "bin/holdfastd", "bin/holdfast-initrd", ".keys/secureboot.crt", "README.md"} {
+	for _, name := range []string{"image/mkosi.conf", "image/steps/image", "bin/holdfast", "bin/holdfastd", "bin/holdfast-initrd", "bin/holdfast-proxy", ".keys/secureboot.crt", "README.md"} {
 		p.write(name, name)
 	}
 	p.link("holdfastd.service", "image/base/wanted")
