@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -469,5 +470,21 @@ func TestDiff_BetweenAnyTwoChanges_WithoutSecrets(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); err != nil || diff != "" {
 			t.Errorf("%d to %d: error %v\n%s", c.from, c.to, err, diff)
 		}
+	}
+}
+
+// A bundle for support leaves out every secret that was ever set and is still kept.
+func TestSecrets_InEffectAndInTheHistory(t *testing.T) {
+	w := newWorld(t)
+	for _, secret := range []string{"first secret", "second secret", ""} {
+		request := change.Request{Sections: map[string]json.RawMessage{"one": raw(value{Text: "a", Secret: secret})}}
+		if _, err := w.engine.Apply(context.Background(), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := w.engine.Secrets()
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"first secret", "second secret"}, got); err != nil || diff != "" {
+		t.Errorf("error %v\n%s", err, diff)
 	}
 }

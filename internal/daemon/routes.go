@@ -71,7 +71,7 @@ func (d *Daemon) debugRoutes() []httpapi.Route {
 	const base = "/1.0/debug"
 	return []httpapi.Route{
 		{Method: get, Path: base, Doc: "lists what helps to find faults; not a stable part of the API", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
-			return r.URLs(base, "boot", "kernel", "log", "processes", ":run-script", "secureboot"), nil
+			return r.URLs(base, "boot", "kernel", "log", "processes", ":run-script", "secureboot", ":support-bundle"), nil
 		}},
 		{Method: get, Path: base + "/boot", Doc: "shows the phases of the start and their times", Response: osapi.DebugBoot{}, Handler: func(*httpapi.Request) (any, error) {
 			return d.boot.Snapshot(), nil
@@ -89,6 +89,7 @@ func (d *Daemon) debugRoutes() []httpapi.Route {
 		{Method: get, Path: base + "/kernel", Doc: "shows the kernel and its modules", Response: osapi.DebugKernel{}, Handler: func(r *httpapi.Request) (any, error) {
 			return failable(d.machine.Diagnosis.Kernel(r.Context()))
 		}},
+		{Method: post, Path: base + "/:support-bundle", Doc: "gives an archive for whoever helps, without secrets", Response: httpapi.Raw{ContentType: "application/gzip"}, Handler: d.supportBundle},
 		{Method: post, Path: base + "/:run-script", Doc: "runs a script that the makers have signed", Later: "it comes with a later release"},
 		{Method: get, Path: base + "/secureboot", Doc: "lists the parts of the measured boot", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
 			return r.URLs(base+"/secureboot", "event-log"), nil

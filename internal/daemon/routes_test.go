@@ -77,7 +77,7 @@ func TestApi_Reads_HaveTheShapeThatClientsKnow(t *testing.T) {
 		"/1.0/applications":               `["/1.0/applications/incus"]`,
 		"/1.0/applications/incus":         `{"state":{"initialized":false,"is_primary":true,"friendly_version":"7.0.2 [202611220104]","version":"","available_versions":null},"config":{}}`,
 		"/1.0/services":                   `[]`,
-		"/1.0/debug":                      `["/1.0/debug/boot","/1.0/debug/kernel","/1.0/debug/log","/1.0/debug/processes","/1.0/debug/:run-script","/1.0/debug/secureboot"]`,
+		"/1.0/debug":                      `["/1.0/debug/boot","/1.0/debug/kernel","/1.0/debug/log","/1.0/debug/processes","/1.0/debug/:run-script","/1.0/debug/secureboot","/1.0/debug/:support-bundle"]`,
 		"/1.0/debug/processes":            `"PID 1 init\n"`,
 		"/1.0/debug/log?unit=a&entries=3": `[{"MESSAGE":"hello"}]`,
 		"/1.0/system":                     `["/1.0/system/config","/1.0/system/fallback-listener","/1.0/system/history","/1.0/system/kernel","/1.0/system/logging","/1.0/system/network","/1.0/system/provider","/1.0/system/resources","/1.0/system/security","/1.0/system/storage","/1.0/system/update"]`,

@@ -61,6 +61,9 @@ func check(problems *config.Problems, at, key string) {
 	if strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
 		problems.Add(at, "characters", "the key has characters beside the letters, digits, signs and spaces of ASCII: it could not be typed when the machine starts")
 	}
+	if strings.TrimSpace(key) != key {
+		problems.Add(at, "spaces", "the key begins or ends with a space, which gets lost when it is copied or printed")
+	}
 	if len(key) > MaxLength {
 		problems.Add(at, "length", "the key has %d bytes, at most %d are possible", len(key), MaxLength)
 		return

@@ -246,18 +246,17 @@ func (h Host) modprobe(ctx context.Context, name string) error {
 }
 
 // busy is the default of Host.Busy: what is mounted, used as swap, part of a pool or of
-// another device cannot be opened exclusively.
+// another device cannot be opened exclusively. A device that cannot be looked at counts
+// as in use; one that is not there does not.
 func busy(device string) (bool, error) {
 	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
 	case err == nil:
 		return false, unix.Close(fd)
-	case errors.Is(err, unix.EBUSY):
-		return true, nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENOMEDIUM), errors.Is(err, unix.ENODEV):
 		return false, nil
 	}
-	return false, fmt.Errorf("looking whether %s is in use: %w", device, err)
+	return true, nil
 }
 
 func (h Host) inUse(device string) (bool, error) {

@@ -74,17 +74,26 @@ func (h Host) Zram(ctx context.Context, args []string) error {
 	if _, err := strconv.ParseUint(args[0], 10, 63); err != nil {
 		return fmt.Errorf("making the compressed swap: %w", err)
 	}
-	if args[0] == "0" && !h.exists(zramDir) {
-		return nil
-	}
-	if err := h.modprobe(ctx, "zram"); err != nil {
-		return err
+	if !h.exists(zramDir) {
+		if args[0] == "0" {
+			return nil
+		}
+		if err := h.modprobe(ctx, "zram"); err != nil {
+			return err
+		}
 	}
 	if err := h.emptyZram(ctx); err != nil || args[0] == "0" {
 		return err
 	}
-	if err := h.write(zramDir+"/comp_algorithm", "zstd"); err != nil {
+	// A kernel without zstd keeps its own algorithm.
+	algorithms, err := h.read(zramDir + "/comp_algorithm")
+	if err != nil {
 		return err
+	}
+	if strings.Contains(algorithms, "zstd") {
+		if err := h.write(zramDir+"/comp_algorithm", "zstd"); err != nil {
+			return err
+		}
 	}
 	if err := h.write(zramDir+"/disksize", args[0]); err != nil {
 		return err
