@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -20,6 +22,9 @@ import (
 // tree that is configured at the moment.
 type providerSource struct {
 	userAgent string
+	// proxy and roots are asked for at each connection; nil is the environment's.
+	proxy func(*http.Request) (*url.URL, error)
+	roots func() (*x509.CertPool, error)
 
 	mu  sync.Mutex
 	now release.Provider
@@ -69,7 +74,8 @@ func (p *providerSource) source(config osapi.ProviderConfig) (release.Provider, 
 		return nil, nil
 	}
 	return release.NewSource(release.Options{
-		ServerURL: server, UpdateCA: []byte(config.Config["update_ca"]), UserAgent: p.userAgent})
+		ServerURL: server, UpdateCA: []byte(config.Config["update_ca"]), UserAgent: p.userAgent,
+		Proxy: p.proxy, Roots: p.roots})
 }
 
 // checkProvider gives every problem, each with its path.

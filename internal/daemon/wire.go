@@ -80,6 +80,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	if release, err := h.facts.Release(); err == nil {
 		h.source.userAgent = release.Name + "/" + release.Version
 	}
+	h.source.roots, h.source.proxy = trustedRoots, h.localProxy
 	manager := h.apps()
 	h.daemon = New(Options{Root: root, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{

@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -185,4 +188,23 @@ func (h *Host) serviceTools() map[string]apply.Tool {
 		}
 	}
 	return map[string]apply.Tool{services.ToolISCSILogin: at(host.Login), services.ToolISCSILogout: at(host.Logout)}
+}
+
+// trustedRoots are the certificates that programs of this node trust by now.
+func trustedRoots() (*x509.CertPool, error) {
+	text, err := os.ReadFile(cacerts.File)
+	if err != nil {
+		return nil, err
+	}
+	return cacerts.Pool(string(text)), nil
+}
+
+// localProxy leads through the node's own proxy when an owner has configured one. It knows
+// where each destination goes.
+func (h *Host) localProxy(r *http.Request) (*url.URL, error) {
+	config, err := current(r.Context(), h.daemon, sectionNetwork, h.daemon.machine.Network)
+	if err != nil || config.Proxy == nil {
+		return nil, err
+	}
+	return &url.URL{Scheme: "http", Host: network.ProxyListen}, nil
 }

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -17,20 +18,48 @@ import (
 const maxRedirects = 5
 
 // newClient gives a client with this package's rule for redirects.
-func newClient(given *http.Client) *http.Client {
+func newClient(o Options) *http.Client {
 	client := &http.Client{}
-	if given != nil {
-		*client = *given
+	if o.HTTPClient != nil {
+		*client = *o.HTTPClient
 	} else {
+		proxy := o.Proxy
+		if proxy == nil {
+			proxy = http.ProxyFromEnvironment
+		}
 		dialer := &net.Dialer{Timeout: 30 * time.Second, Control: checkDial}
 		client.Transport = &http.Transport{
-			Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
+			Proxy: proxy, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
 			TLSHandshakeTimeout: 30 * time.Second, IdleConnTimeout: 90 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+			MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: tlsConfig(o.Roots),
 		}
 	}
 	client.CheckRedirect = checkRedirect
 	return client
+}
+
+// tlsConfig trusts what roots gives at the time of each connection. Go itself reads the
+// system's certificates once, and would not see those that an owner adds later.
+func tlsConfig(roots func() (*x509.CertPool, error)) *tls.Config {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if roots == nil {
+		return config
+	}
+	// Verification is not skipped: it is done below, in the same way, with other roots.
+	config.InsecureSkipVerify = true
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		pool, err := roots()
+		if err != nil {
+			return fmt.Errorf("reading the certificates that the node trusts: %w", err)
+		}
+		options := x509.VerifyOptions{DNSName: state.ServerName, Roots: pool, Intermediates: x509.NewCertPool()}
+		for _, certificate := range state.PeerCertificates[1:] {
+			options.Intermediates.AddCert(certificate)
+		}
+		_, err = state.PeerCertificates[0].Verify(options)
+		return err
+	}
+	return config
 }
 
 // checkRedirect lets a server move a file on itself, and nothing more: a redirect

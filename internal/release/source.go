@@ -57,6 +57,11 @@ type Options struct {
 	// HTTPClient replaces the connection, its own redirect rule excepted; default one
 	// that honours the proxy of the environment and refuses link-local addresses.
 	HTTPClient *http.Client
+	// Proxy chooses a proxy for a request; default that of the environment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Roots are the certificates that a server's must descend from, asked for at each
+	// connection; default those that the system had when the program started.
+	Roots func() (*x509.CertPool, error)
 	// UserAgent is sent along, as "Holdfast/202611220104"; default "Holdfast".
 	UserAgent string
 	// Limits bound what is accepted.
@@ -104,7 +109,7 @@ func NewSource(o Options) (*Source, error) {
 	if source.now == nil {
 		source.now = time.Now
 	}
-	source.client = newClient(o.HTTPClient)
+	source.client = newClient(o)
 	return source, nil
 }
 
