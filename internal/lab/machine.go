@@ -18,7 +18,7 @@ func diskSizes(h Hardware) []int {
 func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 	m := qemu.Machine{
 		Name: "holdfast-lab", Accel: accel, CPUs: or(h.CPUs, 2), MemoryMiB: or(h.MemoryMiB, 3072),
-		BIOS: h.BIOS, NoNetwork: h.NoNetwork, Internet: h.Internet, APIPort: apiPort,
+		BIOS: h.BIOS, NoNetwork: h.NoNetwork, Taps: h.Taps, Internet: h.Internet, APIPort: apiPort,
 		Serial: d.file("serial.log"), QMP: d.file("qmp.sock"), Events: d.file("events.sock"),
 		PIDFile: d.file("qemu.pid"), Log: d.file("qemu.log"),
 		SMBIOS: h.SMBIOS, FWCfg: h.FWCfg,
@@ -74,6 +74,7 @@ func changedMachine(d dir, m qemu.Machine, h Hardware) qemu.Machine {
 	}
 	m.CPUs, m.MemoryMiB = or(h.CPUs, m.CPUs), or(h.MemoryMiB, m.MemoryMiB)
 	m.NoNetwork = m.NoNetwork || h.NoNetwork
+	m.Taps = append(m.Taps, h.Taps...)
 	m.Internet = m.Internet || h.Internet
 	if h.NoTPM {
 		m.TPM = ""

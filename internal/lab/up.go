@@ -35,6 +35,8 @@ type Hardware struct {
 	// NoTPM leaves out the TPM, BIOS starts with SeaBIOS instead of UEFI, NoNetwork
 	// leaves out the network card.
 	NoTPM, BIOS, NoNetwork bool
+	// Taps are tap devices of this computer, one more network card for each.
+	Taps []string
 	// DiskGiB are the sizes of the disks in GiB, default one of DefaultDiskGiB. The
 	// first has the serial number holdfast-disk, later ones holdfast-disk1 and on.
 	DiskGiB []int
