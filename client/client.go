@@ -12,7 +12,11 @@
 // beside the caller's context, since some requests download hundreds of MiB before they answer;
 // connecting alone is limited.
 //
-// The package imports api and the standard library alone.
+// A node that does not know a plan or a confirmation would take a request for one as an
+// order. So Plan, and Change with a time to confirm, first look whether it does.
+//
+// The package imports api, the standard library, and the one library that speaks
+// websocket.
 package client
 
 import (
@@ -83,7 +87,9 @@ func OptionsFromEnv(getenv func(string) string) Options {
 // Client sends requests to one node. It may be used from several goroutines.
 type Client struct {
 	http      *http.Client
-	base      string // scheme, host and prefix, without a slash at the end
+	stream    *http.Client // speaks HTTP/1.1 alone: a websocket begins with its Upgrade
+	base      string       // scheme, host and prefix, without a slash at the end
+	endpoint  string       // the same for people
 	userAgent string
 }
 
@@ -106,7 +112,7 @@ func New(o Options) (*Client, error) {
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", socket)
 		}
-		c.base = "http://node"
+		c.base, c.endpoint = "http://node", "unix://"+socket
 	} else {
 		base, err := httpsBase(o.Endpoint)
 		if err != nil {
@@ -117,14 +123,22 @@ func New(o Options) (*Client, error) {
 			return nil, err
 		}
 		transport.TLSClientConfig = config
-		c.base = base + "/os"
+		c.base, c.endpoint = base+"/os", base+"/os"
 	}
+	upgrading := transport.Clone()
+	upgrading.ForceAttemptHTTP2 = false
+	upgrading.Protocols = new(http.Protocols)
+	upgrading.Protocols.SetHTTP1(true)
 	c.http = &http.Client{Transport: transport, CheckRedirect: refuseRedirect}
+	c.stream = &http.Client{Transport: upgrading, CheckRedirect: refuseRedirect}
 	return c, nil
 }
 
 // Close lets go of idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	c.stream.CloseIdleConnections()
+}
 
 func refuseRedirect(r *http.Request, _ []*http.Request) error {
 	return fmt.Errorf("the server wants to send the request on to %s, which a node never does", r.URL.Redacted())

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"strconv"
+	"strings"
 
 	"github.com/holdfast-os/holdfast/api/os"
 )
@@ -21,17 +22,7 @@ func (c *Client) Server(ctx context.Context) (os.Server, error) {
 
 // Applications lists the names of the installed applications.
 func (c *Client) Applications(ctx context.Context) ([]string, error) {
-	urls, _, err := get[[]string](ctx, c, "/1.0/applications", nil)
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, len(urls))
-	for i, u := range urls {
-		if names[i], err = url.PathUnescape(path.Base(u)); err != nil {
-			return nil, fmt.Errorf("application %q of the node's list: %w", u, err)
-		}
-	}
-	return names, nil
+	return c.memberNames(ctx, "/1.0/applications", "application")
 }
 
 // Application shows one installed application, with the ETag for SetApplication.
@@ -77,16 +68,40 @@ func (c *Client) applicationAction(ctx context.Context, name, action string) err
 	if err != nil {
 		return err
 	}
+	if action != ":remove" {
+		_, err := c.ask(ctx, http.MethodPost, p+"/"+action, nil, "")
+		return err
+	}
 	return c.send(ctx, http.MethodPost, p+"/"+action, nil, "")
 }
 
 // ApplicationPath is the path of one application, for Do and Raw. A name that cannot
 // be one part of a path is an error.
 func ApplicationPath(name string) (string, error) {
-	if name == "" || name == "." || name == ".." {
-		return "", fmt.Errorf("application name %q: not a name", name)
+	return memberPath("/1.0/applications", "application", name)
+}
+
+// memberPath is the path of one member of a collection; kind is what it is called.
+func memberPath(collection, kind, name string) (string, error) {
+	if name == "" || name == "." || name == ".." || strings.HasPrefix(name, ":") {
+		return "", fmt.Errorf("%s name %q: not a name", kind, name)
 	}
-	return "/1.0/applications/" + url.PathEscape(name), nil
+	return collection + "/" + url.PathEscape(name), nil
+}
+
+// memberNames reads a collection: the API lists paths, people want names.
+func (c *Client) memberNames(ctx context.Context, collection, kind string) ([]string, error) {
+	urls, _, err := get[[]string](ctx, c, collection, nil)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(urls))
+	for i, u := range urls {
+		if names[i], err = url.PathUnescape(path.Base(u)); err != nil {
+			return nil, fmt.Errorf("%s %q of the node's list: %w", kind, u, err)
+		}
+	}
+	return names, nil
 }
 
 // Security shows the chain of trust and the recovery keys: keep the answer secret.
@@ -128,10 +143,12 @@ func (c *Client) SetUpdate(ctx context.Context, config os.UpdateConfig, etag str
 	return c.send(ctx, http.MethodPut, "/1.0/system/update", map[string]any{"config": config}, etag)
 }
 
-// CheckUpdate asks the node to look for updates; with osOnly the applications are left alone.
+// CheckUpdate asks the node to look for updates; with osOnly the applications are left
+// alone, and it waits for the end.
 func (c *Client) CheckUpdate(ctx context.Context, osOnly bool) error {
 	if !osOnly {
-		return c.send(ctx, http.MethodPost, "/1.0/system/update/:check", nil, "")
+		_, err := c.ask(ctx, http.MethodPost, "/1.0/system/update/:check", nil, "")
+		return err
 	}
 	return c.send(ctx, http.MethodPost, "/1.0/system/update/:check", os.UpdateCheckPost{OSOnly: true}, "")
 }
@@ -148,17 +165,20 @@ func (c *Client) SetProvider(ctx context.Context, config os.ProviderConfig, etag
 
 // PowerOff switches the node off. The answer comes before it happens.
 func (c *Client) PowerOff(ctx context.Context) error {
-	return c.send(ctx, http.MethodPost, "/1.0/system/:poweroff", nil, "")
+	_, err := c.ask(ctx, http.MethodPost, "/1.0/system/:poweroff", nil, "")
+	return err
 }
 
 // Reboot restarts the node. The answer comes before it happens.
 func (c *Client) Reboot(ctx context.Context) error {
-	return c.send(ctx, http.MethodPost, "/1.0/system/:reboot", nil, "")
+	_, err := c.ask(ctx, http.MethodPost, "/1.0/system/:reboot", nil, "")
+	return err
 }
 
 // Suspend sends the node to sleep. The answer comes before it happens.
 func (c *Client) Suspend(ctx context.Context) error {
-	return c.send(ctx, http.MethodPost, "/1.0/system/:suspend", nil, "")
+	_, err := c.ask(ctx, http.MethodPost, "/1.0/system/:suspend", nil, "")
+	return err
 }
 
 // LogQuery chooses entries of the node's journal. The zero value means the running boot.

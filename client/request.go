@@ -30,7 +30,7 @@ func (e *Error) Error() string {
 
 // ConnectError is a request that got no answer.
 type ConnectError struct {
-	// Endpoint is the node's address, as "https://192.0.2.7:8443/os".
+	// Endpoint is the node's address, as "https://192.0.2.7:8443/os" or "unix:///PATH".
 	Endpoint string
 	Err      error
 }
@@ -52,6 +52,9 @@ type Answer struct {
 	// ETag names the state that was read; empty when the node sends none. Given to a
 	// later change, the node refuses that change (412) if the state has moved on.
 	ETag string
+	// Operation is the id of the operation that goes on behind the answer (WaitOperation);
+	// empty when the request is finished.
+	Operation string
 }
 
 // Request is one request; only Method and Path are needed.
@@ -76,8 +79,22 @@ func (c *Client) Raw(ctx context.Context, method, path string, body []byte) (Ans
 
 // Do sends one request. A refusal is an *Error, no answer at all is a *ConnectError.
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
+	response, err := c.start(ctx, r)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer response.Body.Close()
+	data, err := c.readAll(r.Path, response.Body)
+	if err != nil {
+		return Answer{}, err
+	}
+	return decode(r.Path, response.StatusCode, response.Header, data)
+}
+
+// start sends a request and gives the answer as it comes; the caller closes its body.
+func (c *Client) start(ctx context.Context, r Request) (*http.Response, error) {
 	if !strings.HasPrefix(r.Path, "/") {
-		return Answer{}, fmt.Errorf("path %q: does not begin with /", r.Path)
+		return nil, fmt.Errorf("path %q: does not begin with /", r.Path)
 	}
 	address := c.base + r.Path
 	if len(r.Query) > 0 {
@@ -89,10 +106,10 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	}
 	request, err := http.NewRequestWithContext(ctx, r.Method, address, body)
 	if err != nil {
-		return Answer{}, fmt.Errorf("making a request for %s: %w", r.Path, err)
+		return nil, fmt.Errorf("making a request for %s: %w", r.Path, err)
 	}
 	request.Header.Set("User-Agent", c.userAgent)
-	request.Header.Set("Accept", "application/json")
+	request.Header.Set("Accept", "application/json, */*;q=0.5")
 	if r.Body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
@@ -101,17 +118,63 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return Answer{}, &ConnectError{Endpoint: c.base, Err: unwrapURL(err)}
+		return nil, &ConnectError{Endpoint: c.endpoint, Err: unwrapURL(err)}
 	}
-	defer response.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(response.Body, MaxResponse+1))
+	return response, nil
+}
+
+func (c *Client) readAll(path string, body io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(body, MaxResponse+1))
 	if err != nil {
-		return Answer{}, &ConnectError{Endpoint: c.base, Err: fmt.Errorf("reading the answer for %s: %w", r.Path, err)}
+		return nil, &ConnectError{Endpoint: c.endpoint, Err: fmt.Errorf("reading the answer for %s: %w", path, err)}
 	}
 	if len(data) > MaxResponse {
-		return Answer{}, fmt.Errorf("the answer for %s is longer than %d bytes", r.Path, MaxResponse)
+		return nil, fmt.Errorf("the answer for %s is longer than %d bytes", path, MaxResponse)
 	}
-	return decode(r.Path, response.StatusCode, response.Header, data)
+	return data, nil
+}
+
+// download copies an answer that is no envelope, at most limit bytes.
+func (c *Client) download(ctx context.Context, r Request, w io.Writer, limit int64) error {
+	response, err := c.start(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	if response.StatusCode >= http.StatusBadRequest || kind == "application/json" {
+		data, err := c.readAll(r.Path, response.Body)
+		if err != nil {
+			return err
+		}
+		if _, err := decode(r.Path, response.StatusCode, response.Header, data); err != nil {
+			return err
+		}
+		return fmt.Errorf("the answer for %s is not a download", r.Path)
+	}
+	n, err := io.Copy(w, &reading{c: c, path: r.Path, from: io.LimitReader(response.Body, limit+1)})
+	if err != nil {
+		return err
+	}
+	if n > limit {
+		return fmt.Errorf("the answer for %s is longer than %d bytes", r.Path, limit)
+	}
+	return nil
+}
+
+// reading tells errors of the node from those of whoever writes the download.
+type reading struct {
+	c    *Client
+	path string
+	from io.Reader
+}
+
+func (r *reading) Read(p []byte) (int, error) {
+	n, err := r.from.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = &ConnectError{Endpoint: r.c.endpoint, Err: fmt.Errorf("reading the answer for %s: %w", r.path, err)}
+	}
+	return n, err
 }
 
 // unwrapURL drops the method and address that net/http puts before an error.
@@ -127,7 +190,7 @@ func unwrapURL(err error) error {
 // node; its first words help to see what.
 func decode(path string, status int, header http.Header, data []byte) (Answer, error) {
 	var envelope os.Response
-	if err := json.Unmarshal(data, &envelope); err != nil || (envelope.Type != "sync" && envelope.Type != "error") {
+	if err := json.Unmarshal(data, &envelope); err != nil || !known(envelope) {
 		if status >= http.StatusBadRequest {
 			return Answer{}, &Error{Code: status, Message: firstWords(data, http.StatusText(status)), Path: path}
 		}
@@ -144,7 +207,22 @@ func decode(path string, status int, header http.Header, data []byte) (Answer, e
 		}
 		return Answer{}, &Error{Code: code, Message: message, Path: path}
 	}
-	return Answer{Metadata: envelope.Metadata, ETag: header.Get("ETag")}, nil
+	answer := Answer{Metadata: envelope.Metadata, ETag: header.Get("ETag")}
+	if envelope.Type == "async" {
+		answer.Operation = envelope.Operation[strings.LastIndexByte(envelope.Operation, '/')+1:]
+	}
+	return answer, nil
+}
+
+// known tells an envelope from other JSON.
+func known(r os.Response) bool {
+	switch r.Type {
+	case "sync", "error":
+		return true
+	case "async":
+		return r.Operation != "" && !strings.HasSuffix(r.Operation, "/")
+	}
+	return false
 }
 
 func firstWords(data []byte, otherwise string) string {
@@ -171,15 +249,24 @@ func get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 	return value, answer.ETag, nil
 }
 
-// send changes something; value nil sends no body.
+// send changes something and waits for the operation that it may be; value nil sends no
+// body.
 func (c *Client) send(ctx context.Context, method, path string, value any, etag string) error {
+	answer, err := c.ask(ctx, method, path, value, etag)
+	if err != nil {
+		return err
+	}
+	return c.settle(ctx, answer)
+}
+
+// ask is send that does not wait.
+func (c *Client) ask(ctx context.Context, method, path string, value any, etag string) (Answer, error) {
 	var body []byte
 	if value != nil {
 		var err error
 		if body, err = json.Marshal(value); err != nil {
-			return fmt.Errorf("encoding the request for %s: %w", path, err)
+			return Answer{}, fmt.Errorf("encoding the request for %s: %w", path, err)
 		}
 	}
-	_, err := c.Do(ctx, Request{Method: method, Path: path, Body: body, ETag: etag})
-	return err
+	return c.Do(ctx, Request{Method: method, Path: path, Body: body, ETag: etag})
 }

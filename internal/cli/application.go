@@ -147,7 +147,7 @@ func applicationEditCommand(n *connection) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return n.edit(c, path)
+		return n.edit(c, path, &changeFlags{})
 	}
 	return c
 }

@@ -6,11 +6,16 @@
 //
 // JSON and YAML show the node's answer as it came, unknown fields included, in the
 // node's order. A table is for people: it shows what matters, and control characters
-// from the node never reach the terminal. There is no colour anywhere.
+// from the node never reach the terminal. Differences have a colour on a terminal, unless
+// NO_COLOR is set; nothing else has.
+//
+// What changes the configuration goes one way (change.go): a plan is asked for, shown, and
+// carried out once a person has agreed. A trial (try.go) is taken back by the node itself
+// when this program, or the way to the node, is gone.
 //
 // Errors go to stderr as one line `error: ...`, followed where there is one by a line
-// `try: ...` with the way on. The exit code is 0, 1 for an error and 2 for a command
-// line that makes no sense.
+// `try: ...` with the way on. The exit code is 0, 1 for an error, 2 for a command line that
+// makes no sense, and 3 where a command that compares has found a difference.
 package cli
 
 import (
@@ -20,6 +25,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -35,6 +41,8 @@ const (
 	ExitOK    = 0
 	ExitError = 1
 	ExitUsage = 2
+	// ExitDiffers is a comparison that has found a difference, and no error.
+	ExitDiffers = 3
 )
 
 // Env is what the commands see of the world around them.
@@ -49,6 +57,12 @@ type Env struct {
 	// StdinTerminal tells that a person types: `edit` then opens an editor, and what
 	// cannot be taken back is asked about.
 	StdinTerminal bool
+	// StdoutTerminal tells that a person reads: differences then have a colour.
+	StdoutTerminal bool
+	// Now is the present, and Wait waits until the time is over or the context ends, which
+	// is its error. Default: the real ones.
+	Now  func() time.Time
+	Wait func(context.Context, time.Duration) error
 	// Run starts programs; used for the editor.
 	Run run.Runner
 }
@@ -60,13 +74,14 @@ func System() (Env, error) {
 		return Env{}, fmt.Errorf("finding the working directory: %w", err)
 	}
 	return Env{
-		Getenv:        os.Getenv,
-		Dir:           dir,
-		Stdin:         os.Stdin,
-		Stdout:        os.Stdout,
-		Stderr:        os.Stderr,
-		StdinTerminal: term.IsTerminal(int(os.Stdin.Fd())),
-		Run:           run.Host,
+		Getenv:         os.Getenv,
+		Dir:            dir,
+		Stdin:          os.Stdin,
+		Stdout:         os.Stdout,
+		Stderr:         os.Stderr,
+		StdinTerminal:  term.IsTerminal(int(os.Stdin.Fd())),
+		StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
+		Run:            run.Host,
 	}, nil
 }
 
@@ -82,15 +97,21 @@ func Main(ctx context.Context, args []string) int {
 
 // Run runs one command line, without the program's name, and gives the exit code.
 func Run(ctx context.Context, args []string, env Env) int {
+	if env.Now == nil {
+		env.Now = time.Now
+	}
+	if env.Wait == nil {
+		env.Wait = wait
+	}
 	root := Root(&env)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return ExitOK
 	}
-	var guest exitError
-	if errors.As(err, &guest) {
-		return int(guest)
+	var code exitError
+	if errors.As(err, &code) {
+		return int(code)
 	}
 	fmt.Fprint(env.Stderr, "error: ", cleanLines(err.Error()))
 	if try := wayOn(err); try != "" {
@@ -101,6 +122,17 @@ func Run(ctx context.Context, args []string, env Env) int {
 		return ExitUsage
 	}
 	return ExitError
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }
 
 // Root is the tree of commands.

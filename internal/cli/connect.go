@@ -20,7 +20,9 @@ import (
 type connection struct {
 	env   *Env
 	flags client.Options
-	lab   string
+	// socket is the path of a node's own socket; it excludes the other flags.
+	socket string
+	lab    string
 }
 
 func (n *connection) addFlags(c *cobra.Command) {
@@ -29,23 +31,33 @@ func (n *connection) addFlags(c *cobra.Command) {
 	f.StringVar(&n.flags.CertFile, "cert", "", "PEM file of the client certificate (default $"+client.EnvCert+")")
 	f.StringVar(&n.flags.KeyFile, "key", "", "PEM file of the client key (default $"+client.EnvKey+")")
 	f.StringVar(&n.flags.ServerCertFile, "server-cert", "", "PEM file of the one certificate the node may show (default $"+client.EnvServerCert+", else the roots of this computer)")
+	f.StringVar(&n.socket, "socket", "", "the unix socket of a node on this computer, real or simulated, instead of --endpoint")
 	f.StringVar(&n.lab, "lab", "", "the lab with this name instead of the environment (\"default\" when no node is named and it exists)")
 }
 
-// open chooses the node: flags before the lab that was named, before the environment,
-// before the lab called default.
+// open chooses the node: the socket, else flags before the lab that was named, before the
+// environment, before the lab called default.
 func (n *connection) open() (*client.Client, error) {
 	options, err := n.options()
 	if err != nil {
 		return nil, err
 	}
-	options.UserAgent = "holdfast/" + Version
+	options.UserAgent = userAgent()
 	return client.New(options)
 }
+
+func userAgent() string { return "holdfast/" + Version }
 
 func (n *connection) options() (client.Options, error) {
 	getenv := n.env.Getenv
 	switch {
+	case n.socket != "" && (n.lab != "" || n.flags != client.Options{}):
+		return client.Options{}, &usageError{
+			err: errors.New("--socket names the node already, and asks for no certificate"),
+			try: "leave out --endpoint, --lab, --cert, --key and --server-cert",
+		}
+	case n.socket != "":
+		return client.Options{Endpoint: "unix://" + n.socket}, nil
 	case n.lab != "":
 		values, err := labEnv(n.env.Dir, n.lab)
 		if err != nil {

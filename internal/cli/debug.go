@@ -19,9 +19,13 @@ func debugCommand(n *connection) *cobra.Command {
 	boot.Example = "  holdfast node debug boot"
 	debugLog := logCommand(n)
 	debugLog.Example = "  holdfast node debug log -n 50"
+	kernel := showCommand(n, "kernel", "Show the running kernel and its modules", "/1.0/debug/kernel", as(debugKernelView))
+	kernel.Example = "  holdfast node debug kernel"
+	events := showCommand(n, "event-log", "Show what was measured into the TPM at the start", "/1.0/debug/secureboot/event-log", as(eventLogView))
+	events.Example = "  holdfast node debug event-log"
 	return group("debug", "Look inside a node; names and shapes may change",
 		"  holdfast node debug boot\n  holdfast node debug processes",
-		boot, debugLog, processesCommand(n))
+		boot, debugLog, processesCommand(n), kernel, events)
 }
 
 func processesCommand(n *connection) *cobra.Command {

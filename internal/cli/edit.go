@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v4"
 
 	"github.com/holdfast-os/holdfast/client"
 	"github.com/holdfast-os/holdfast/internal/system/run"
@@ -19,53 +18,52 @@ import (
 
 // edit changes the resource at path: from standard input, or in an editor when a
 // person sits at a terminal. What is sent is exactly what was written.
-func (n *connection) edit(c *cobra.Command, path string) error {
-	var body json.RawMessage
-	var etag string
+func (n *connection) edit(c *cobra.Command, path string, flags *changeFlags) error {
 	node, err := n.open()
 	if err != nil {
 		return err
 	}
 	defer node.Close()
+	r := client.Request{Method: http.MethodPut, Path: path}
 	if n.env.StdinTerminal {
-		answer, err := node.Raw(c.Context(), http.MethodGet, path, nil)
-		if err != nil {
-			return err
-		}
-		etag = answer.ETag
-		file, changed, err := n.editor(c.Context(), answer.Metadata)
-		if err != nil {
-			return err
-		}
-		if !changed {
-			_, err := fmt.Fprintln(n.env.Stdout, "No change")
-			return err
-		}
-		retry := c.CommandPath() + " < " + file
-		if body, err = readYAMLFile(file); err != nil {
-			return withTry(err, "put "+file+" right, then "+retry)
-		}
-		if err := n.put(c.Context(), node, path, body, etag); err != nil {
-			return withTry(err, "put "+file+" right, then "+retry)
-		}
-		return os.RemoveAll(filepath.Dir(file))
+		return n.editInEditor(c, node, r, flags)
 	}
 	text, err := readInput(n.env.Stdin)
 	if err != nil {
 		return err
 	}
-	if body, err = yamlToJSON(text); err != nil {
+	if r.Body, err = yamlToJSON(text); err != nil {
 		return withTry(err, c.CommandPath()+" < FILE, with a FILE such as `show -f yaml` writes it")
 	}
-	return n.put(c.Context(), node, path, body, "")
+	return flags.run(c.Context(), n, node, r)
 }
 
-func (n *connection) put(ctx context.Context, node *client.Client, path string, body json.RawMessage, etag string) error {
-	if _, err := node.Do(ctx, client.Request{Method: http.MethodPut, Path: path, Body: body, ETag: etag}); err != nil {
+func (n *connection) editInEditor(c *cobra.Command, node *client.Client, r client.Request, flags *changeFlags) error {
+	answer, err := node.Raw(c.Context(), http.MethodGet, r.Path, nil)
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(n.env.Stdout, "Changed")
-	return err
+	r.ETag = answer.ETag
+	file, changed, err := n.editor(c.Context(), answer.Metadata)
+	if err != nil {
+		return err
+	}
+	if !changed {
+		_, err := fmt.Fprintln(n.env.Stdout, "No change")
+		return err
+	}
+	retry := c.CommandPath() + " < " + file
+	if r.Body, err = readYAMLFile(file); err == nil {
+		err = flags.run(c.Context(), n, node, r)
+	}
+	if err != nil {
+		return withTry(err, "put "+file+" right, then "+retry)
+	}
+	if flags.dryRun {
+		_, err := fmt.Fprintln(n.env.Stderr, "to make the change:", retry)
+		return err
+	}
+	return os.RemoveAll(filepath.Dir(file))
 }
 
 func readInput(r io.Reader) ([]byte, error) {
@@ -123,19 +121,4 @@ func (n *connection) editor(ctx context.Context, current json.RawMessage) (file 
 		return file, false, os.RemoveAll(dir)
 	}
 	return file, true, nil
-}
-
-// configYAML is the half of a resource that can be changed, as YAML.
-func configYAML(current json.RawMessage) ([]byte, error) {
-	node, err := jsonNode(current)
-	if err != nil {
-		return nil, fmt.Errorf("the node's answer: %w", err)
-	}
-	kept := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
-	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
-		if node.Content[i].Value == "config" {
-			kept.Content = append(kept.Content, node.Content[i], node.Content[i+1])
-		}
-	}
-	return yaml.Dump(kept)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -49,6 +50,7 @@ func wayOn(err error) string {
 		known     *hint
 		refused   *client.Error
 		nothing   *client.ConnectError
+		failed    *client.OperationError
 		authority x509.UnknownAuthorityError
 		name      x509.HostnameError
 	)
@@ -71,6 +73,12 @@ func wayOn(err error) string {
 		return "--server-cert FILE, with the certificate that the node shows"
 	case errors.As(err, &refused):
 		return wayOnRefused(refused)
+	case errors.Is(err, client.ErrNoPlans):
+		return "update the node: holdfast node system update check"
+	case errors.As(err, &failed):
+		return "holdfast node log -n 50"
+	case errors.As(err, &nothing) && strings.HasPrefix(nothing.Endpoint, "unix://"):
+		return "check the path of the socket, and that holdfastd runs there (on a node: /run/incus-os/unix.socket)"
 	case errors.As(err, &nothing):
 		return "check that the node is on and the address is right (a lab: holdfast lab list)"
 	case errors.Is(err, fs.ErrNotExist):
@@ -83,6 +91,8 @@ func wayOnRefused(e *client.Error) string {
 	switch e.Code {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return "--cert and --key of a client that the node trusts"
+	case http.StatusConflict:
+		return wayOnBusy(e)
 	case http.StatusPreconditionFailed:
 		return "somebody else has changed it in the meantime: read it again, then repeat the change"
 	case http.StatusNotImplemented:
@@ -91,6 +101,14 @@ func wayOnRefused(e *client.Error) string {
 		return "the node is still starting: holdfast node debug boot"
 	case http.StatusInternalServerError:
 		return "holdfast node log -n 50"
+	}
+	return ""
+}
+
+// wayOnBusy is for a node that makes another change already.
+func wayOnBusy(e *client.Error) string {
+	if strings.HasPrefix(e.Path, "/1.0/system/") {
+		return "holdfast node config status shows what goes on; then holdfast node config confirm, or revert, or wait"
 	}
 	return ""
 }

@@ -36,9 +36,13 @@ type output struct {
 }
 
 // addFormat gives c the flag -f.
-func addFormat(env *Env, c *cobra.Command) *output {
+func addFormat(env *Env, c *cobra.Command) *output { return addFormats(env, c, formats...) }
+
+// addFormats is addFormat with the formats that c knows; the first is the default.
+func addFormats(env *Env, c *cobra.Command, formats ...string) *output {
 	o := &output{env: env}
-	c.Flags().StringVarP(&o.format, "format", "f", "table", "table, json, yaml or csv")
+	last := len(formats) - 1
+	c.Flags().StringVarP(&o.format, "format", "f", formats[0], strings.Join(formats[:last], ", ")+" or "+formats[last])
 	complete := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return formats, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -178,12 +182,21 @@ func write(w io.Writer, data []byte) error {
 // as makes a view of a typed answer.
 func as[T any](f func(T) view) func(json.RawMessage) (view, error) {
 	return func(raw json.RawMessage) (view, error) {
-		var value T
-		if err := json.Unmarshal(raw, &value); err != nil {
-			return view{}, fmt.Errorf("the node's answer: %w", err)
+		value, err := decoded[T](raw)
+		if err != nil {
+			return view{}, err
 		}
 		return f(value), nil
 	}
+}
+
+// decoded reads a part of a node's answer.
+func decoded[T any](raw json.RawMessage) (T, error) {
+	var value T
+	if err := json.Unmarshal(raw, &value); err != nil {
+		return value, fmt.Errorf("the node's answer: %w", err)
+	}
+	return value, nil
 }
 
 // asPaths shows an answer whose shape is not ours as one line for each value.

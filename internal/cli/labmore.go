@@ -22,13 +22,11 @@ func between(least int, names ...string) cobra.PositionalArgs {
 	}
 }
 
-// exitError is a command in the guest that ended with a code of its own; holdfast ends
-// with the same one and has nothing to add.
+// exitError ends holdfast with this code, and there is nothing to add: a command in the
+// guest ended with it, or a comparison found a difference.
 type exitError int
 
-func (e exitError) Error() string {
-	return fmt.Sprintf("the command in the guest ended with %d", int(e))
-}
+func (e exitError) Error() string { return fmt.Sprintf("the exit code is %d", int(e)) }
 
 func labExecCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{

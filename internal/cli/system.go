@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"path"
 
 	"github.com/spf13/cobra"
@@ -13,15 +14,25 @@ import (
 func systemCommand(n *connection) *cobra.Command {
 	list := showCommand(n, "show", "List the parts of the system", "/1.0/system", as(systemView))
 	list.Example = "  holdfast node system show"
+	edit := func(name string) *cobra.Command { return editCommand(n, name) }
 	c := group("system", "Look at and change the node's system",
 		"  holdfast node system storage show\n  holdfast node system update check\n  holdfast node system reboot --force",
 		list,
-		systemPart(n, "security", "The chain of trust, and the recovery keys", as(securityView), retrievedCommand(n)),
+		systemPart(n, client.SectionSecurity, "The chain of trust, and the recovery keys", as(securityView),
+			edit(client.SectionSecurity), retrievedCommand(n), rebindCommand(n)),
 		systemPart(n, "storage", "Drives and pools", as(storageView)),
-		systemPart(n, "network", "The network: what was asked for and what came of it", as(networkView)),
+		systemPart(n, client.SectionNetwork, "The network: what was asked for and what came of it", as(networkView),
+			edit(client.SectionNetwork), networkConfirmCommand(n), flushDNSCommand(n)),
+		systemPart(n, client.SectionKernel, "The kernel: modules, memory, network and devices for virtual machines", asPaths,
+			edit(client.SectionKernel)),
+		systemPart(n, client.SectionLogging, "Where the log goes besides the node's own disk", as(loggingView),
+			edit(client.SectionLogging)),
+		systemPart(n, client.SectionFallbackListener, "The second way to the API", as(listenerView),
+			edit(client.SectionFallbackListener)),
 		systemPart(n, "resources", "The hardware", asPaths),
-		systemPart(n, "update", "How the node updates itself", as(updateView), editCommand(n, "update"), updateCheckCommand(n)),
-		systemPart(n, "provider", "Where releases come from", as(providerView), editCommand(n, "provider")),
+		systemPart(n, client.SectionUpdate, "How the node updates itself", as(updateView),
+			edit(client.SectionUpdate), updateCheckCommand(n)),
+		systemPart(n, client.SectionProvider, "Where releases come from", as(providerView), edit(client.SectionProvider)),
 		powerCommand(n, "poweroff", "Switch the node off", "Switch the node off?", "The node is switching off",
 			(*client.Client).PowerOff),
 		powerCommand(n, "reboot", "Restart the node", "Restart the node?", "The node is restarting",
@@ -50,12 +61,55 @@ func editCommand(n *connection, name string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "edit",
 		Short: "Change the configuration, in $EDITOR or from standard input",
-		Example: "  holdfast node system " + name + " edit\n  holdfast node system " + name + " edit < " + name +
-			".yaml",
+		Long: "Change the configuration, in $EDITOR or from standard input. What is written replaces the whole\n" +
+			"configuration of the section. --dry-run shows what would be done. With --confirm-within the\n" +
+			"change goes back by itself unless `holdfast node config confirm` is called in time.",
+		Example: fmt.Sprintf("  holdfast node system %[1]s edit\n  holdfast node system %[1]s edit --dry-run < %[1]s.yaml\n"+
+			"  holdfast node system %[1]s edit --confirm-within 2m < %[1]s.yaml", name),
 		Args: args(),
 	}
-	c.RunE = func(c *cobra.Command, _ []string) error { return n.edit(c, "/1.0/system/"+name) }
+	flags := addChangeFlags(c)
+	c.RunE = func(c *cobra.Command, _ []string) error { return n.edit(c, client.SectionPath(name), flags) }
 	return c
+}
+
+func networkConfirmCommand(n *connection) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "confirm",
+		Short:   "Keep the change that waits to be confirmed, as `config confirm` does",
+		Example: "  holdfast node system network confirm",
+		Args:    args(),
+	}
+	return actCommand(n, c, "The change is kept", func(c *cobra.Command, node *client.Client, _ []string) error {
+		return explainPending(node.ConfirmNetwork(c.Context()))
+	})
+}
+
+func flushDNSCommand(n *connection) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "flush-dns",
+		Short:   "Forget what names resolve to",
+		Example: "  holdfast node system network flush-dns",
+		Args:    args(),
+	}
+	return actCommand(n, c, "The node asks for names anew", func(c *cobra.Command, node *client.Client, _ []string) error {
+		return node.FlushDNS(c.Context())
+	})
+}
+
+func rebindCommand(n *connection) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "tpm-rebind",
+		Short: "Bind the encrypted volumes to the TPM as it is now",
+		Long: "Bind the encrypted volumes to the TPM as it is now, after a start with the recovery key. Do so only\n" +
+			"when you know why the TPM did not open the volumes, as after a change in the firmware.",
+		Example: "  holdfast node system security tpm-rebind",
+		Args:    args(),
+	}
+	c = actCommand(n, c, "The volumes are bound to the TPM", func(c *cobra.Command, node *client.Client, _ []string) error {
+		return node.RebindTPM(c.Context())
+	})
+	return confirmed(n.env, c, "Trust the machine as it is now, and bind its volumes to the TPM?")
 }
 
 func updateCheckCommand(n *connection) *cobra.Command {

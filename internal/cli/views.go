@@ -153,3 +153,66 @@ func bootView(b os.DebugBoot) view {
 	}
 	return view{tables: []table{t}}
 }
+
+func loggingView(l os.Logging) view {
+	s := l.Config.Syslog
+	v := view{fields: []field{{"Server", s.Address}}}
+	if s.Address != "" {
+		v.fields = append(v.fields, field{"Protocol", s.Protocol}, field{"Format", s.LogFormat})
+	}
+	if s.Protocol == "tls" {
+		v.fields = append(v.fields, field{"Name in its certificate", s.TLSServerName},
+			field{"Own authority", yesNo(s.TLSCertificateAuthority != "")})
+	}
+	v.fields = append(v.fields, field{"Forwarder", l.State.Forwarder})
+	return v
+}
+
+func listenerView(l os.FallbackListener) view {
+	return view{fields: []field{
+		{"Asked for", l.Config.ListenAddress},
+		{"Trusted certificates", strconv.Itoa(len(l.Config.TrustedClientCertificates))},
+		{"Active", yesNo(l.State.Active)},
+		{"Listens on", l.State.Address},
+	}}
+}
+
+func debugKernelView(k os.DebugKernel) view {
+	t := table{title: "Modules", head: []string{"NAME", "IN USE", "NEEDS"}}
+	for _, m := range k.Modules {
+		t.rows = append(t.rows, []string{m.Name, yesNo(m.InUse), strings.Join(m.Dependencies, ", ")})
+	}
+	return view{
+		fields: []field{{"Version", k.Version}, {"Architecture", k.Architecture}, {"Level of the processor", k.CPUBaseline}},
+		tables: []table{t},
+	}
+}
+
+// eventLogView says of each PCR whether the log agrees with the TPM.
+func eventLogView(l os.DebugEventLog) view {
+	agrees := func(have, replayed string) string {
+		if have == replayed {
+			return have + " (as the log says)"
+		}
+		return have + " (THE LOG SAYS " + replayed + ")"
+	}
+	t := table{title: "Events", head: []string{"PCR", "TYPE", "DIGEST", "DATA"}}
+	for _, e := range l.EventLog {
+		t.rows = append(t.rows, []string{strconv.Itoa(e.Index), fmt.Sprintf("%#x", e.Type),
+			shorten(fmt.Sprintf("%x", e.Digest), 16), shorten(printable(e.Data), 60)})
+	}
+	return view{
+		fields: []field{{"PCR 4", agrees(l.PCR4, l.PCR4Replayed)}, {"PCR 7", agrees(l.PCR7, l.PCR7Replayed)}},
+		tables: []table{t},
+	}
+}
+
+// printable is the ASCII text in a mix of bytes; texts of the firmware are in UTF-16.
+func printable(data []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(string(data), ""))
+}

@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -30,7 +32,7 @@ type front struct {
 	workers  sync.WaitGroup
 
 	mu     sync.Mutex
-	open   map[net.Conn]netip.Addr // those that were not handed out yet
+	open   map[net.Conn]bool // those that were not handed out yet
 	each   map[netip.Addr]int
 	total  int
 	most   int
@@ -39,7 +41,7 @@ type front struct {
 
 func newFront(base net.Listener, options Options) *front {
 	f := &front{Listener: base, timeout: options.Timeout, most: options.Connections,
-		ready: make(chan net.Conn), stop: make(chan struct{}), open: map[net.Conn]netip.Addr{}, each: map[netip.Addr]int{}}
+		ready: make(chan net.Conn), stop: make(chan struct{}), open: map[net.Conn]bool{}, each: map[netip.Addr]int{}}
 	f.workers.Add(1)
 	go f.loop()
 	return f
@@ -73,10 +75,11 @@ func (f *front) Close() error {
 func (f *front) end() error {
 	err := f.Close()
 	f.mu.Lock()
-	for conn := range f.open {
+	held := slices.Collect(maps.Keys(f.open))
+	f.mu.Unlock()
+	for _, conn := range held {
 		_ = conn.Close() // its worker sees it and ends
 	}
-	f.mu.Unlock()
 	f.workers.Wait()
 	return err
 }
@@ -137,7 +140,7 @@ func (f *front) admit(conn net.Conn) (*counted, bool) {
 	f.total++
 	f.each[from]++
 	c := &counted{Conn: conn, reader: bufio.NewReaderSize(conn, 4096), front: f, from: from}
-	f.open[c] = from
+	f.open[c] = true
 	return c, true
 }
 

@@ -90,7 +90,11 @@ func checkAddress(p *config.Problems, s *api.LoggingSyslog) {
 		return
 	}
 	address := s.Address
-	if ip, err := netip.ParseAddr(strings.Trim(address, "[]")); err == nil {
+	bare := address
+	if strings.HasPrefix(bare, "[") && strings.HasSuffix(bare, "]") {
+		bare = bare[1 : len(bare)-1]
+	}
+	if ip, err := netip.ParseAddr(bare); err == nil {
 		address = net.JoinHostPort(ip.String(), "")
 	} else if !strings.Contains(address, ":") {
 		address += ":"

@@ -42,19 +42,14 @@ type moment struct {
 // Describe says nothing in advance: what is there depends on the moment.
 func (moment) Describe(chan<- *prometheus.Desc) {}
 
-// Collect sends the metrics. Of two members of a list with the same name, the first is
-// told, since a series twice would spoil the whole answer.
+// Collect sends the metrics. Of two members of a list with the same name the registry
+// takes one, and its error says so in the log.
 func (m moment) Collect(out chan<- prometheus.Metric) {
-	seen := map[string]bool{}
 	send := func(desc *prometheus.Desc, value float64, labels ...string) {
 		for i := range labels {
 			labels[i] = strings.ToValidUTF8(labels[i][:min(len(labels[i]), maxLabel)], "?")
 		}
-		key := desc.String() + "\x00" + strings.Join(labels, "\x00")
-		if !seen[key] {
-			seen[key] = true
-			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
-		}
+		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	s := m.snapshot
 	send(osInfo, 1, s.OSName, s.OSVersion)

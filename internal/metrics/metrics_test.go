@@ -232,11 +232,15 @@ func TestText_ExporterThatFails_IsNoError(t *testing.T) {
 	}
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
+	good := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, exported) }))
+	defer good.Close()
+	// It reads well wherever it is cut.
+	large := append([]byte(exported), bytes.Repeat([]byte("\n"), 9<<20)...)
 	cases := map[string]metrics.Exporter{
 		"missing":   metrics.NewHTTPExporter(gone.URL),
 		"not found": serve(http.NotFound),
 		"elsewhere": serve(func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+			http.Redirect(w, r, good.URL, http.StatusFound)
 		}),
 		"a page":       text("<html></html>\n"),
 		"cut short":    text("# TYPE node_load1 gauge\nnode_load1 0." + "x"),
@@ -249,12 +253,12 @@ func TestText_ExporterThatFails_IsNoError(t *testing.T) {
 			io.WriteString(w, "node_load1 1\n")
 		}),
 		"too large": serve(func(w http.ResponseWriter, _ *http.Request) {
-			w.Write(bytes.Repeat([]byte("node_load1 1\n"), 1<<20))
+			w.Write(large)
 		}),
 		"too large when unpacked": serve(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			z := gzip.NewWriter(w)
-			z.Write(make([]byte, 64<<20))
+			z.Write(large)
 			z.Close()
 		}),
 	}

@@ -260,6 +260,12 @@ func TestKeep_FinishedOnes_AreTheLastAndYoung(t *testing.T) {
 	if _, err := r.Show("op-4"); !errors.Is(err, operation.ErrNotFound) {
 		t.Errorf("op-4: %v", err)
 	}
+	for range 5 {
+		finish(t, r, start(t, r, false, func(context.Context, *operation.Progress) error { return nil }).ID)
+	}
+	if got := ids(); got != "op-1 op-9 op-10 op-11" {
+		t.Errorf("five in a moment: kept %s", got)
+	}
 	w.clock.advance(time.Hour)
 	if got := ids(); got != "op-1" {
 		t.Errorf("an hour later: kept %s, want the one that runs", got)

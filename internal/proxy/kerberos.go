@@ -1,5 +1,3 @@
-//go:build kerberos
-
 package proxy
 
 import (

@@ -370,7 +370,7 @@ func TestProxy_DestinationThatSpeaksFirst_IsHeard(t *testing.T) {
 // A hostile upstream proxy must not fill the memory or hang the client.
 func TestProxy_UpstreamWithEndlessHeader_IsCutOff(t *testing.T) {
 	u := newUpstream(t, basic, false)
-	u.forged = "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 100<<10)
+	u.forged = "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n"
 	n := serve(t, api.NetworkProxy{Servers: corp(u)}, proxy.Options{})
 	want := "502 reaching git.example:22 through the proxy server corp: reading its answer of at most 65536 bytes: unexpected EOF"
 	if got := connect(t, n, "git.example:22"); got != want {

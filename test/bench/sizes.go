@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"strings"
 
 	api "github.com/holdfast-os/holdfast/api/release"
-	"github.com/holdfast-os/holdfast/internal/release"
 )
 
 // Sizes of the full downloads of IncusOS, in bytes, as its releases of July 2025 had
@@ -23,28 +23,36 @@ const (
 	incusosApplication = 235_000_000
 )
 
-// sizeRows are the sizes of the release that was built last.
-func sizeRows(root string) ([]row, error) {
-	version, err := release.BuildVersion(filepath.Join(root, ".build", "out"))
-	if err != nil {
-		return nil, err
-	}
-	raw, err := os.ReadFile(filepath.Join(root, ".build", "release", version, "update.json"))
+func sizes() []measurement {
+	return []measurement{{
+		Name: "sizes", Take: takeSizes,
+		Rows: []metric{
+			{ID: "size-payload", What: "OS payload, compressed, with firmware", Unit: inBytes, Limit: 280e6, Against: "IncusOS"},
+			{ID: "size-incus", What: "application incus, compressed", Unit: inBytes, Limit: 160e6, Against: "IncusOS"},
+		},
+	}}
+}
+
+// takeSizes looks at the release that was built last.
+func takeSizes(ctx context.Context, b *bench) ([]record, error) {
+	raw, err := os.ReadFile(filepath.Join(b.root, ".build", "release", b.version, "update.json"))
 	if err != nil {
 		return nil, fmt.Errorf("reading the release: %w", err)
 	}
 	var update api.Update
 	if err := json.Unmarshal(raw, &update); err != nil {
-		return nil, fmt.Errorf("reading the release %s: %w", version, err)
+		return nil, fmt.Errorf("reading the release %s: %w", b.version, err)
 	}
-	parts, err := biggest(filepath.Join(root, ".build", "image", "mkosi.output", "base", "usr"))
+	room, err := b.room(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return payloadRows(update, parts), nil
+	return sizeRecords(update, room), nil
 }
 
-func payloadRows(update api.Update, parts string) []row {
+// sizeRecords counts what a node downloads: not the medium, and not the application
+// into the system.
+func sizeRecords(update api.Update, room string) []record {
 	var payload, application int64
 	var files []string
 	for _, f := range update.Files {
@@ -58,28 +66,40 @@ func payloadRows(update api.Update, parts string) []row {
 			}
 		}
 	}
-	how := "gzip, release " + update.Version
-	return []row{
-		{
-			What: "OS payload, compressed, with firmware", Value: megabytes(payload), Target: "280 MB",
-			Against: "IncusOS, " + megabytes(incusosPayload), Ratio: ratio(float64(payload), incusosPayload),
-			How: how + ": " + strings.Join(files, ", ") + ". " + parts,
-		},
-		{
-			What: "application incus, compressed", Value: megabytes(application), Target: "160 MB",
-			Against: "IncusOS, " + megabytes(incusosApplication), Ratio: ratio(float64(application), incusosApplication),
-			How: how,
-		},
+	return []record{
+		{ID: "size-payload", Value: float64(payload), Other: incusosPayload,
+			How: "gzip: " + strings.Join(files, ", ") + ". Most room in /usr, before compression: " + room + "."},
+		{ID: "size-incus", Value: float64(application), Other: incusosApplication, How: "gzip, as it is published."},
 	}
 }
 
-// biggestCount is how many of the largest folders are named.
-const biggestCount = 6
+// room names the largest folders of the image's /usr as it is shipped: what is in its
+// file system, after everything that the build removes.
+func (b *bench) room(ctx context.Context) (largestFolders string, err error) {
+	images, err := filepath.Glob(filepath.Join(b.build(), "*_"+b.version+".usr-x86-64.*.raw"))
+	if err != nil || len(images) != 1 {
+		return "", fmt.Errorf("looking for the image of /usr in %s: %d found, want 1", b.build(), len(images))
+	}
+	folder, err := os.MkdirTemp("", "holdfast-bench-")
+	if err != nil {
+		return "", fmt.Errorf("making a folder for the content of /usr: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
+	usr := filepath.Join(folder, "usr")
+	if _, err := b.runner(ctx, b.tools.Command("fsck.erofs", "--extract="+usr, images[0])); err != nil {
+		return "", fmt.Errorf("reading the image of /usr: %w", err)
+	}
+	sizes, err := folderSizes(usr)
+	if err != nil {
+		return "", err
+	}
+	return largest(sizes), nil
+}
 
-// biggest names the largest folders of a /usr, two levels deep, before compression.
-func biggest(usr string) (string, error) {
+// folderSizes adds up the files of a folder, two levels deep.
+func folderSizes(root string) (map[string]int64, error) {
 	sizes := map[string]int64{}
-	err := filepath.WalkDir(usr, func(name string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
@@ -87,20 +107,17 @@ func biggest(usr string) (string, error) {
 		if err != nil {
 			return err
 		}
-		relative, err := filepath.Rel(usr, name)
+		relative, err := filepath.Rel(root, name)
 		if err != nil {
 			return err
 		}
 		sizes[folder(relative)] += info.Size()
 		return nil
 	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return "What takes the room was not measured: the folder of the image is not there.", nil
-	}
 	if err != nil {
-		return "", fmt.Errorf("measuring the folders of %s: %w", usr, err)
+		return nil, fmt.Errorf("measuring the folders of %s: %w", root, err)
 	}
-	return "Most room before compression: " + largest(sizes) + ".", nil
+	return sizes, nil
 }
 
 // folder is the part of a path that its size is counted for.
@@ -108,6 +125,9 @@ func folder(relative string) string {
 	parts := strings.SplitN(filepath.ToSlash(relative), "/", 3)
 	return path.Join(parts[:max(1, min(2, len(parts)-1))]...)
 }
+
+// foldersNamed is how many of the largest folders are named.
+const foldersNamed = 6
 
 func largest(sizes map[string]int64) string {
 	var names []string
@@ -117,8 +137,9 @@ func largest(sizes map[string]int64) string {
 	slices.SortFunc(names, func(a, b string) int {
 		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), cmp.Compare(a, b))
 	})
-	for i, name := range names[:min(len(names), biggestCount)] {
+	names = names[:min(len(names), foldersNamed)]
+	for i, name := range names {
 		names[i] = "/usr/" + name + " " + megabytes(sizes[name])
 	}
-	return strings.Join(names[:min(len(names), biggestCount)], ", ")
+	return strings.Join(names, ", ")
 }

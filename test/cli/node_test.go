@@ -13,12 +13,13 @@ import (
 	"io"
 	"log"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	stdsync "sync"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,9 +30,10 @@ import (
 
 // fakeNode is a node as the network sees it: TLS, client certificates, the envelope.
 type fakeNode struct {
-	dir    string // the script's folder
-	client []byte // the one trusted client certificate, DER
-	mu     sync.Mutex
+	dir     string // the script's folder
+	client  []byte // the one trusted client certificate, DER
+	mu      stdsync.Mutex
+	pending bool // a change waits to be confirmed
 }
 
 func startNode(env *testscript.Env) error {
@@ -53,10 +55,18 @@ func startNode(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("HOLDFAST_ENDPOINT", server.URL)
+	// What git writes down does not depend on whose computer this is.
+	for name, value := range map[string]string{"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1",
+		"GIT_AUTHOR_NAME": "Alex", "GIT_AUTHOR_EMAIL": "alex@example.org", "GIT_COMMITTER_NAME": "Alex", "GIT_COMMITTER_EMAIL": "alex@example.org"} {
+		env.Setenv(name, value)
+	}
 	env.Setenv("HOLDFAST_CERT", filepath.Join(work, "client.crt"))
 	env.Setenv("HOLDFAST_KEY", filepath.Join(work, "client.key"))
 	env.Setenv("HOLDFAST_SERVER_CERT", filepath.Join(work, "server.crt"))
 	if err := serveTree(env); err != nil {
+		return err
+	}
+	if err := serveSocket(env, node); err != nil {
 		return err
 	}
 	// The address changes from run to run; a script that needs a lab finds one here.
@@ -66,6 +76,34 @@ func startNode(env *testscript.Env) error {
 	}
 	text := fmt.Sprintf("HOLDFAST_ENDPOINT=%s\nHOLDFAST_CERT=%[2]s/client.crt\nHOLDFAST_KEY=%[2]s/client.key\nHOLDFAST_SERVER_CERT=%[2]s/server.crt\n", server.URL, work)
 	return os.WriteFile(filepath.Join(lab, "env"), []byte(text), 0o600)
+}
+
+// serveSocket serves the same node at $SOCKET, as a node on this computer has it: without
+// prefix and certificates.
+func serveSocket(env *testscript.Env, node http.Handler) error {
+	dir, err := os.MkdirTemp("", "node") // the path of a socket must be short
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(dir, "unix.socket")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	server := httptest.NewUnstartedServer(node)
+	if err := server.Listener.Close(); err != nil {
+		return err
+	}
+	server.Listener = listener
+	server.Start()
+	env.Defer(func() {
+		server.Close()
+		if err := os.RemoveAll(dir); err != nil {
+			log.Print(err)
+		}
+	})
+	env.Setenv("SOCKET", socket)
+	return nil
 }
 
 // serveTree serves the script's folder "tree" at $RELEASES, as `holdfast release serve`
@@ -124,11 +162,14 @@ func writePEM(file, kind string, der []byte, mode os.FileMode) error {
 func (n *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(r.TLS.PeerCertificates) == 0 || string(r.TLS.PeerCertificates[0].Raw) != string(n.client) {
-		refuse(w, http.StatusForbidden, "not authorized")
-		return
+	path, found := r.URL.Path, true
+	if r.TLS != nil {
+		if len(r.TLS.PeerCertificates) == 0 || string(r.TLS.PeerCertificates[0].Raw) != string(n.client) {
+			refuse(w, http.StatusForbidden, "not authorized")
+			return
+		}
+		path, found = strings.CutPrefix(r.URL.Path, "/os")
 	}
-	path, found := strings.CutPrefix(r.URL.Path, "/os")
 	if !found {
 		refuse(w, http.StatusNotFound, "not found")
 		return
@@ -141,14 +182,13 @@ func (n *fakeNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (n *fakeNode) answer(w http.ResponseWriter, r *http.Request, path string) {
-	data, err := os.ReadFile(filepath.Join(n.dir, "node", path+".json"))
-	if err != nil {
-		text, known := world[path]
-		if !known {
-			refuse(w, http.StatusNotFound, "not found")
-			return
-		}
-		data = []byte(text)
+	if n.answerSpecial(w, r, path) {
+		return
+	}
+	data, known := n.canned(path)
+	if !known {
+		refuse(w, http.StatusNotFound, "not found")
+		return
 	}
 	if path == "/1.0/debug/log" && r.URL.RawQuery != "" {
 		if err := n.note("GET " + path + "?" + r.URL.RawQuery); err != nil {
@@ -157,7 +197,7 @@ func (n *fakeNode) answer(w http.ResponseWriter, r *http.Request, path string) {
 		}
 	}
 	w.Header().Set("ETag", `"canned"`)
-	send(w, http.StatusOK, api.Response{Type: "sync", Status: "Success", StatusCode: 200, Metadata: data})
+	sync(w, string(data))
 }
 
 // change knows the few refusals that the scripts show, and writes down all else.
@@ -165,6 +205,9 @@ func (n *fakeNode) change(w http.ResponseWriter, r *http.Request, path string) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	if n.changeSpecial(w, r, path, body) {
 		return
 	}
 	name := strings.Split(strings.TrimPrefix(path, "/1.0/applications/"), "/")[0]
@@ -180,11 +223,7 @@ func (n *fakeNode) change(w http.ResponseWriter, r *http.Request, path string) {
 		refuse(w, http.StatusBadRequest, `config.chanel: unknown field, did you mean "channel"?`)
 		return
 	}
-	if err := n.note(strings.TrimSpace(r.Method + " " + path + " " + string(body))); err != nil {
-		refuse(w, http.StatusInternalServerError, err.Error())
-		return
-	}
-	send(w, http.StatusOK, api.Response{Type: "sync", Status: "Success", StatusCode: 200, Metadata: json.RawMessage("{}")})
+	n.noted(w, r, path, body, "{}")
 }
 
 func (n *fakeNode) note(line string) error {

@@ -4,6 +4,7 @@ package host
 
 import (
 	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -75,19 +76,21 @@ func forward(t *testing.T, syslog api.LoggingSyslog) {
 		writeFile(t, filepath.Join(dir, filepath.Base(step.Object)), text)
 	}
 	command := tree.Command("rsyslogd", "-n", "-iNONE", "-M", modules, "-f", dir+"/rsyslog.conf")
-	program := exec.Command(command.Name, command.Args...)
+	running, stop := context.WithCancel(context.Background())
+	program := exec.CommandContext(running, command.Name, command.Args...)
+	program.Cancel = func() error { return program.Process.Signal(syscall.SIGTERM) }
+	program.WaitDelay = 5 * time.Second
 	output, err := os.Create(dir + "/output")
 	if err != nil {
 		t.Fatal(err)
 	}
 	program.Stdout, program.Stderr = output, output
 	if err := program.Start(); err != nil {
+		stop()
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := program.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Error(err)
-		}
+		stop()
 		_ = program.Wait() // how it ends after a signal does not matter
 		output.Close()
 		if raw, err := os.ReadFile(output.Name()); t.Failed() {

@@ -136,16 +136,22 @@ func TestApply_FileWithKey_IsForItsGroupAlone(t *testing.T) {
 		return got
 	}
 	// A file that was readable for all before must not stay so.
-	for _, access := range []map[string]networkd.Access{nil, {"13-wg.netdev": {Mode: 0o640, Group: networkd.KeyGroup}}} {
-		change.Access = access
+	own, keys := strconv.Itoa(os.Getegid()), strconv.Itoa(gid)
+	for _, step := range []struct {
+		access networkd.Access
+		want   string
+	}{
+		{networkd.Access{}, "-rw-r--r-- " + own},
+		{networkd.Access{Mode: 0o640}, "-rw-r----- " + own},
+		{networkd.Access{Mode: 0o640, Group: networkd.KeyGroup}, "-rw-r----- " + keys},
+	} {
+		change.Access = map[string]networkd.Access{"13-wg.netdev": step.access}
 		if _, err := host.Apply(t.Context(), change); err != nil {
 			t.Fatal(err)
 		}
-	}
-	own := strconv.Itoa(os.Getegid())
-	want := map[string]string{"13-wg.netdev": "-rw-r----- " + strconv.Itoa(gid), "20-wg.network": "-rw-r--r-- " + own}
-	if diff := cmp.Diff(want, look()); diff != "" {
-		t.Error(diff)
+		if diff := cmp.Diff(map[string]string{"13-wg.netdev": step.want, "20-wg.network": "-rw-r--r-- " + own}, look()); diff != "" {
+			t.Error(diff)
+		}
 	}
 	change.Access = map[string]networkd.Access{"13-wg.netdev": {Group: "nobody-here"}}
 	if _, err := host.Apply(t.Context(), change); err == nil || err.Error() != "writing /run/systemd/network: 13-wg.netdev: this system has no group nobody-here" {

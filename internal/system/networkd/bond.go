@@ -52,7 +52,7 @@ func parseLACP(text string) map[string]api.NetworkLACP {
 		value = strings.TrimSpace(value)
 		switch key {
 		case "Slave Interface":
-			member, whose = value, ""
+			member = value
 		case "details actor lacp pdu", "details partner lacp pdu":
 			whose = key
 		case "system mac address":

@@ -131,7 +131,6 @@ func (s seen) device(d Device) api.NetworkInterfaceState {
 			state.Members[card] = s.card("bond_member", card)
 		}
 	case TypeWireguard:
-		state.Hwaddr = ""
 		if wg, ok := s.wireguard[d.Host]; ok {
 			state.Wireguard = &wg
 		}

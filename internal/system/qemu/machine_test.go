@@ -74,9 +74,9 @@ func TestArgs_Variations_ChangeWhatTheyName(t *testing.T) {
 		has     []string
 		without []string
 	}{
-		"kvm":        {func(m *Machine) { m.Accel = KVM }, []string{"-accel kvm"}, []string{"-accel tcg,thread=multi,tb-size=512"}},
-		"no tpm":     {func(*Machine) {}, nil, []string{"-device tpm-crb,tpmdev=tpm0"}},
-		"bios":       {func(m *Machine) { m.BIOS = true }, []string{"-machine q35"}, []string{"-machine q35,smm=on", "-drive if=pflash,unit=1,format=raw,file=/v"}},
+		"kvm":    {func(m *Machine) { m.Accel = KVM }, []string{"-accel kvm"}, []string{"-accel tcg,thread=multi,tb-size=512"}},
+		"no tpm": {func(*Machine) {}, nil, []string{"-device tpm-crb,tpmdev=tpm0"}},
+		"bios":   {func(m *Machine) { m.BIOS = true }, []string{"-machine q35"}, []string{"-machine q35,smm=on", "-drive if=pflash,unit=1,format=raw,file=/v"}},
 		"taps": {func(m *Machine) { m.Taps = []string{"hf0", "hf1"} }, []string{
 			"-netdev tap,id=tap1,ifname=hf1,script=no,downscript=no,vnet_hdr=off",
 			"-device virtio-net-pci,netdev=tap1,mac=52:54:00:48:46:02,romfile="}, nil},
