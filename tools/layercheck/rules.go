@@ -49,7 +49,7 @@ var domains = []string{
 
 // shells are the packages that may import adapters.
 var shells = []string{
-	"internal/daemon", "internal/facts", "internal/installer", "internal/lab", "internal/image", "internal/cli",
+	"internal/daemon", "internal/simulate", "internal/facts", "internal/installer", "internal/lab", "internal/image", "internal/cli",
 	"internal/system", "cmd", "test", "tools",
 }
 
