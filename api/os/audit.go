@@ -2,7 +2,7 @@ package os
 
 import "time"
 
-// Audit is the answer of GET /1.0/system/audit: a part of the audit log.
+// Audit is the answer of GET /1.0/audit: a part of the audit log.
 type Audit struct {
 	// Entries are in the order of their numbers; never null.
 	Entries []AuditEntry `json:"entries" yaml:"entries"`
@@ -52,7 +52,7 @@ type AuditEntry struct {
 	Hash string `json:"hash" yaml:"hash"`
 }
 
-// AuditVerification is the answer of POST /1.0/system/audit/:verify.
+// AuditVerification is the answer of POST /1.0/audit/:verify.
 type AuditVerification struct {
 	// Good is true when every entry from First to Last is there and unchanged.
 	Good bool `json:"good" yaml:"good"`

@@ -226,7 +226,11 @@ func (d *Daemon) stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	if err := d.operations.Drain(ctx); err != nil {
+		d.log.Warn("operations are cut short by the end of the daemon", "error", err)
+	}
 	d.hub.Close()
+	defer d.closeAudit()
 	if err := d.server.Shutdown(ctx); err != nil {
 		return errors.Join(fmt.Errorf("ending the API: %w", err), d.server.Close(), d.closeFallback(ctx))
 	}

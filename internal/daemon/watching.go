@@ -82,7 +82,7 @@ func (d *Daemon) showOperation(r *httpapi.Request) (any, error) {
 func (d *Daemon) waitOperation(r *httpapi.Request) (any, error) {
 	timeout, err := operation.ParseTimeout(r.Query("timeout"))
 	if err != nil {
-		return nil, httpapi.BadRequest("timeout: %w", err)
+		return nil, httpapi.BadRequest("%w", err)
 	}
 	op, err := d.operations.Wait(r.Context(), r.Var("id"), timeout)
 	if err != nil {
@@ -145,6 +145,19 @@ func (d *Daemon) openAudit() error {
 	defer d.mu.Unlock()
 	d.audit = book
 	return nil
+}
+
+func (d *Daemon) closeAudit() {
+	d.mu.Lock()
+	book := d.audit
+	d.audit = nil
+	d.mu.Unlock()
+	if book == nil {
+		return
+	}
+	if err := book.Close(); err != nil {
+		d.log.Error("closing the audit log", "error", err)
+	}
 }
 
 // observe writes a request into the audit log, when it belongs there.
