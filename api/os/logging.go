@@ -28,8 +28,8 @@ type LoggingSyslog struct {
 	// TLSCertificateAuthority are PEM certificates, for tls only: the server's
 	// certificate must come from one of them. Default: those that the node trusts.
 	TLSCertificateAuthority string `json:"tls_certificate_authority,omitempty" yaml:"tls_certificate_authority,omitempty"`
-	// TLSServerName is the name that must be in the server's certificate, for tls only;
-	// default: the host of Address.
+	// TLSServerName is the name that must be in the server's certificate, for tls only.
+	// Default: the host of Address; needed where that is an IP address.
 	TLSServerName string `json:"tls_server_name,omitempty" yaml:"tls_server_name,omitempty"`
 }
 

@@ -240,7 +240,7 @@ func TestServer_HugeHeader_IsRefused(t *testing.T) {
 
 // A stranger who holds many connections open keeps nobody out for longer than the limit.
 func TestServer_ManyConnections_OneTooManyIsClosedAndPlaceIsFreeAgain(t *testing.T) {
-	w := newWorld(t, func(o *listener.Options) { o.Connections = 2 })
+	w := newWorld(t, func(o *listener.Options) { o.Connections, o.Timeout = 2, time.Minute })
 	var held []net.Conn
 	for range 2 {
 		conn, err := net.Dial("tcp", w.server.Addr().String())
@@ -258,8 +258,12 @@ func TestServer_ManyConnections_OneTooManyIsClosedAndPlaceIsFreeAgain(t *testing
 		t.Fatal(err)
 	}
 	defer third.Close()
-	if n, err := third.Read(make([]byte, 1)); err == nil {
-		t.Fatalf("read %d bytes from a connection that should be closed", n)
+	if err := third.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = third.Read(make([]byte, 1))
+	if timeout, ok := err.(net.Error); err == nil || ok && timeout.Timeout() {
+		t.Fatalf("a connection too many is open: %v", err)
 	}
 	for _, conn := range held {
 		conn.Close()

@@ -125,6 +125,11 @@ func isHost(host string) bool {
 	return len(host) <= 253 && hostForm.MatchString(host)
 }
 
+func isIP(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
 func checkTLS(p *config.Problems, s api.LoggingSyslog) {
 	if s.Protocol != "tls" {
 		if s.TLSCertificateAuthority != "" {
@@ -135,8 +140,12 @@ func checkTLS(p *config.Problems, s api.LoggingSyslog) {
 		}
 		return
 	}
-	if s.TLSServerName != "" && !isHost(s.TLSServerName) {
-		p.Add("syslog.tls_server_name", "host", "%q is neither a name nor an IP address", s.TLSServerName)
+	host, _, err := net.SplitHostPort(s.Address)
+	switch {
+	case s.TLSServerName != "" && (!isHost(s.TLSServerName) || isIP(s.TLSServerName)):
+		p.Add("syslog.tls_server_name", "name", "%q is not a name, as logs.example.org", s.TLSServerName)
+	case s.TLSServerName == "" && err == nil && isIP(host):
+		p.Add("syslog.tls_server_name", "required", "a certificate is known by a name and not by the address %s: give the name that is in it", host)
 	}
 	if s.TLSCertificateAuthority == "" {
 		return
@@ -198,10 +207,14 @@ func NewPlan(_, next api.LoggingConfig, facts Facts) plan.Plan {
 	return p
 }
 
-// templates are rsyslog's own names of the formats.
+// templates are rsyslog's names of the formats; that of RFC 5424 is ours, since rsyslog's
+// own ends each line with a line feed that is part of it.
 var templates = map[string]string{
-	"rfc5424": "RSYSLOG_SyslogProtocol23Format", "rfc3164": "RSYSLOG_TraditionalForwardFormat", "rfc3339": "RSYSLOG_ForwardFormat",
+	"rfc5424": "rfc5424", "rfc3164": "RSYSLOG_TraditionalForwardFormat", "rfc3339": "RSYSLOG_ForwardFormat",
 }
+
+const template5424 = `template(name="rfc5424" type="string" string="<%PRI%>1 %TIMESTAMP:::date-rfc3339% %HOSTNAME% %APP-NAME% %PROCID% %MSGID% %STRUCTURED-DATA%%msg:::sp-if-no-1st-sp%%msg:::drop-last-lf%")
+`
 
 // configText is the configuration of rsyslog. The queue is in memory and short: the
 // journal is the long one, and imjournal waits while the queue is full.
@@ -211,7 +224,7 @@ func configText(s api.LoggingSyslog) string {
 global(workDirectory="` + StateFolder + `" maxMessageSize="64k" internalmsg.ratelimit.interval="60")
 main_queue(queue.type="LinkedList" queue.size="10000" queue.fileName="main" queue.maxDiskSpace="64m" queue.saveOnShutdown="on")
 module(load="imjournal" StateFile="journal" PersistStateInterval="100" IgnorePreviousMessages="on" Ratelimit.Interval="0")
-`
+` + template5424
 	action := fmt.Sprintf(`action(type="omfwd" target="%s" port="%s" template="%s" action.resumeRetryCount="-1" action.resumeInterval="5" action.resumeIntervalMax="60"`,
 		host, port, templates[s.LogFormat])
 	switch s.Protocol {

@@ -251,3 +251,34 @@ func TestExplain_LockedDownKernel_SaysSo(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// The kernel sets fewer pages aside without an error; the owner has to hear of it.
+func TestHugepages_FewerThanAsked_IsAnError(t *testing.T) {
+	for given, ok := range map[string]bool{"512": true, "100": false} {
+		t.Run(given, func(t *testing.T) {
+			h := host(t.TempDir())
+			put(t, h.Root, map[string]string{"proc/sys/vm/other": ""})
+			path := filepath.Join(h.Root, "proc/sys/vm/nr_hugepages")
+			if err := unix.Mkfifo(path, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			asked := make(chan string, 1)
+			go func() { // the kernel: takes a number, then gives its own
+				raw, err := os.ReadFile(path)
+				asked <- string(raw)
+				if err == nil {
+					err = os.WriteFile(path, []byte(given+"\n"), 0o600)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}()
+			if err := h.Hugepages(t.Context(), []string{"512"}); (err == nil) != ok {
+				t.Errorf("got %v", err)
+			}
+			if got := <-asked; got != "512" {
+				t.Errorf("asked for %q", got)
+			}
+		})
+	}
+}
