@@ -43,6 +43,10 @@ func (h Host) MakeEtc(info bootinfo.Info) error {
 	if info.Mode == bootinfo.Install {
 		return nil
 	}
+	if err := h.writeModuleFiles(); err != nil {
+		// The daemon meets the same file, has a copy to go back to, and says so to the owner.
+		fmt.Fprintln(os.Stderr, "starting without the owner's list of kernel modules:", err)
+	}
 	return h.writeBootMount(info.ESP)
 }
 

@@ -475,3 +475,47 @@ func listing(t *testing.T, root, from string) []string {
 	slices.Sort(out)
 	return out
 }
+
+// A module that an owner has ruled out must not be loaded by the first driver that finds
+// its device; and a configuration that cannot be read must not keep the node from starting.
+func TestMakeEtc_ModulesRuledOut_AreKnownBeforeTheFirstDriver(t *testing.T) {
+	for name, c := range map[string]struct{ kept, want string }{
+		"ruled out": {
+			`{"version":1,"data":{"number":3,"sections":{"kernel":{"blacklist_modules":["floppy"]}}}}`,
+			"modprobe.d/99-holdfast-blacklist.conf",
+		},
+		"nothing said": {`{"version":1,"data":{"number":0,"sections":{}}}`, ""},
+		"damaged":      {`{"version":1,"da`, ""},
+		"none":         {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, dir, _ := testHost(t, healthy)
+			write(t, dir+"/sysusr/usr/share/factory/etc/hostname", "node\n")
+			write(t, dir+"/sysroot/"+MachineIDFile, "0123456789abcdef0123456789abcdef\n")
+			if c.kept != "" {
+				write(t, dir+"/sysroot/"+keptConfiguration, c.kept)
+			}
+			if err := host.MakeEtc(bootinfo.Info{Mode: bootinfo.Node, ESP: "/dev/vda1"}); err != nil {
+				t.Fatal(err)
+			}
+			found, err := filepath.Glob(dir + "/run/modprobe.d/*")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			if c.want != "" {
+				want = []string{dir + "/run/" + c.want}
+			}
+			if diff := cmp.Diff(want, found); diff != "" {
+				t.Fatal(diff)
+			}
+			if c.want == "" {
+				return
+			}
+			text, err := os.ReadFile(found[0])
+			if err != nil || !strings.Contains(string(text), "\nblacklist floppy\n") && !strings.Contains(string(text), "install floppy") {
+				t.Errorf("%q, %v", text, err)
+			}
+		})
+	}
+}
