@@ -87,9 +87,8 @@ func OptionsFromEnv(getenv func(string) string) Options {
 // Client sends requests to one node. It may be used from several goroutines.
 type Client struct {
 	http      *http.Client
-	stream    *http.Client // speaks HTTP/1.1 alone: a websocket begins with its Upgrade
-	base      string       // scheme, host and prefix, without a slash at the end
-	endpoint  string       // the same for people
+	base      string // scheme, host and prefix, without a slash at the end
+	endpoint  string // the same for people
 	userAgent string
 }
 
@@ -125,20 +124,12 @@ func New(o Options) (*Client, error) {
 		transport.TLSClientConfig = config
 		c.base, c.endpoint = base+"/os", base+"/os"
 	}
-	upgrading := transport.Clone()
-	upgrading.ForceAttemptHTTP2 = false
-	upgrading.Protocols = new(http.Protocols)
-	upgrading.Protocols.SetHTTP1(true)
 	c.http = &http.Client{Transport: transport, CheckRedirect: refuseRedirect}
-	c.stream = &http.Client{Transport: upgrading, CheckRedirect: refuseRedirect}
 	return c, nil
 }
 
 // Close lets go of idle connections.
-func (c *Client) Close() {
-	c.http.CloseIdleConnections()
-	c.stream.CloseIdleConnections()
-}
+func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 func refuseRedirect(r *http.Request, _ []*http.Request) error {
 	return fmt.Errorf("the server wants to send the request on to %s, which a node never does", r.URL.Redacted())

@@ -119,6 +119,67 @@ func TestClient_EachMethod_AsksForItsPath(t *testing.T) {
 			asked{Method: "GET", Path: "/os/1.0/debug/processes"}},
 		"boot": {func(ctx context.Context, c *Client) error { _, err := c.DebugBoot(ctx); return err }, `{}`,
 			asked{Method: "GET", Path: "/os/1.0/debug/boot"}},
+		"kernel": {func(ctx context.Context, c *Client) error { _, _, err := c.Kernel(ctx); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/system/kernel"}},
+		"logging": {func(ctx context.Context, c *Client) error { _, _, err := c.Logging(ctx); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/system/logging"}},
+		"fallback listener": {func(ctx context.Context, c *Client) error { _, _, err := c.FallbackListener(ctx); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/system/fallback-listener"}},
+		"config": {func(ctx context.Context, c *Client) error { _, _, err := c.Config(ctx); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/system/config"}},
+		"set config": {func(ctx context.Context, c *Client) error {
+			return c.SetConfig(ctx, api.Configuration{Update: &api.UpdateConfig{Channel: "testing"}}, ChangeOptions{ETag: `"x"`})
+		}, `{}`, asked{Method: "PUT", Path: "/os/1.0/system/config", IfMatch: `"x"`,
+			Body: `{"config":{"update":{"auto_reboot":false,"channel":"testing","check_frequency":""}}}`}},
+		"set section": {func(ctx context.Context, c *Client) error {
+			return c.SetSection(ctx, SectionLogging, api.LoggingConfig{}, ChangeOptions{})
+		}, `{}`, asked{Method: "PUT", Path: "/os/1.0/system/logging",
+			Body: `{"config":{"syslog":{"address":"","protocol":"","log_format":""}}}`}},
+		"confirm": {func(ctx context.Context, c *Client) error { _, err := c.ConfirmConfig(ctx); return err }, `{"number":5}`,
+			asked{Method: "POST", Path: "/os/1.0/system/config/:confirm"}},
+		"revert": {func(ctx context.Context, c *Client) error { return c.RevertConfig(ctx) }, `{}`,
+			asked{Method: "POST", Path: "/os/1.0/system/config/:revert"}},
+		"confirm network": {func(ctx context.Context, c *Client) error { return c.ConfirmNetwork(ctx) }, `{}`,
+			asked{Method: "POST", Path: "/os/1.0/system/network/:confirm"}},
+		"history": {func(ctx context.Context, c *Client) error { _, err := c.History(ctx); return err }, `[]`,
+			asked{Method: "GET", Path: "/os/1.0/system/history"}},
+		"change": {func(ctx context.Context, c *Client) error { _, err := c.ChangeOf(ctx, 4); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/system/history/4"}},
+		"difference": {func(ctx context.Context, c *Client) error { _, err := c.ChangeDiff(ctx, 2, 4); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/system/history/2", Query: "to=4"}},
+		"rollback": {func(ctx context.Context, c *Client) error { _, err := c.Rollback(ctx, 3, 0); return err }, `{"number":5}`,
+			asked{Method: "POST", Path: "/os/1.0/system/history/3/:rollback"}},
+		"operations": {func(ctx context.Context, c *Client) error { _, err := c.Operations(ctx); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/operations", Query: "recursion=1"}},
+		"operation": {func(ctx context.Context, c *Client) error { _, err := c.Operation(ctx, "a/b"); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/operations/a%2Fb"}},
+		"wait": {func(ctx context.Context, c *Client) error { _, err := c.WaitOperation(ctx, "x"); return err }, `{"status_code":200}`,
+			asked{Method: "GET", Path: "/os/1.0/operations/x/wait", Query: "timeout=30"}},
+		"cancel": {func(ctx context.Context, c *Client) error { return c.CancelOperation(ctx, "x") }, `{}`,
+			asked{Method: "DELETE", Path: "/os/1.0/operations/x"}},
+		"audit": {func(ctx context.Context, c *Client) error {
+			_, err := c.Audit(ctx, AuditQuery{Since: 7, Limit: 5})
+			return err
+		}, `{}`, asked{Method: "GET", Path: "/os/1.0/audit", Query: "limit=5&since=7"}},
+		"verify audit": {func(ctx context.Context, c *Client) error { _, err := c.VerifyAudit(ctx); return err }, `{}`,
+			asked{Method: "POST", Path: "/os/1.0/audit/:verify"}},
+		"services": {func(ctx context.Context, c *Client) error { _, err := c.Services(ctx); return err }, `[]`,
+			asked{Method: "GET", Path: "/os/1.0/services"}},
+		"service": {func(ctx context.Context, c *Client) error { _, _, err := c.Service(ctx, "ovn"); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/services/ovn"}},
+		"set service": {func(ctx context.Context, c *Client) error {
+			return c.SetService(ctx, "ovn", map[string]bool{"enabled": true}, `"x"`)
+		}, `{}`, asked{Method: "PUT", Path: "/os/1.0/services/ovn", Body: `{"config":{"enabled":true}}`, IfMatch: `"x"`}},
+		"reset service": {func(ctx context.Context, c *Client) error { return c.ResetService(ctx, "ovn") }, `{}`,
+			asked{Method: "POST", Path: "/os/1.0/services/ovn/:reset"}},
+		"flush DNS": {func(ctx context.Context, c *Client) error { return c.FlushDNS(ctx) }, `{}`,
+			asked{Method: "POST", Path: "/os/1.0/system/network/:flush-dns"}},
+		"rebind": {func(ctx context.Context, c *Client) error { return c.RebindTPM(ctx) }, `{}`,
+			asked{Method: "POST", Path: "/os/1.0/system/security/:tpm-rebind"}},
+		"debug kernel": {func(ctx context.Context, c *Client) error { _, err := c.DebugKernel(ctx); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/debug/kernel"}},
+		"event log": {func(ctx context.Context, c *Client) error { _, err := c.DebugEventLog(ctx); return err }, `{}`,
+			asked{Method: "GET", Path: "/os/1.0/debug/secureboot/event-log"}},
 		"raw": {func(ctx context.Context, c *Client) error {
 			_, err := c.Raw(ctx, "PUT", "/1.0/system/kernel", []byte(`{"config":{}}`))
 			return err

@@ -2,11 +2,13 @@ package os
 
 // DebugBoot is /1.0/debug/boot: the phases of holdfastd's start, in their order.
 type DebugBoot struct {
+	// Phases are in the order in which they run; never null.
 	Phases []BootPhase `json:"phases" yaml:"phases"`
 }
 
 // BootPhase is one named step of the start.
 type BootPhase struct {
+	// Name says which step it is, as "network".
 	Name string `json:"name" yaml:"name"`
 	// State is "waiting", "running", "done" or "failed".
 	State string `json:"state" yaml:"state"`

@@ -102,7 +102,7 @@ type ServiceLVMPV struct {
 
 // ServiceLVMVG is one volume group, in the words of vgs(8).
 type ServiceLVMVG struct {
-	// VGName is the name.
+	// VGName is what the group is called in its own metadata.
 	VGName string `json:"vg_name" yaml:"vg_name"`
 	// PVCount is how many physical volumes it has, as a text.
 	PVCount string `json:"pv_count" yaml:"pv_count"`
@@ -128,7 +128,7 @@ type ServiceLVMLog struct {
 	LogContext string `json:"log_context" yaml:"log_context"`
 	// LogObjectType is "pv", "vg", "lv" or "cmd".
 	LogObjectType string `json:"log_object_type" yaml:"log_object_type"`
-	// LogObjectName is the object's name.
+	// LogObjectName says which object it is about, as "vg0".
 	LogObjectName string `json:"log_object_name" yaml:"log_object_name"`
 	// LogObjectID is the object's UUID.
 	LogObjectID string `json:"log_object_id" yaml:"log_object_id"`
@@ -136,7 +136,7 @@ type ServiceLVMLog struct {
 	LogObjectGroup string `json:"log_object_group" yaml:"log_object_group"`
 	// LogObjectGroupID is the UUID of that volume group.
 	LogObjectGroupID string `json:"log_object_group_id" yaml:"log_object_group_id"`
-	// LogMessage is the message.
+	// LogMessage is what LVM has to say, in English.
 	LogMessage string `json:"log_message" yaml:"log_message"`
 	// LogErrno is the number of the error, as a text; "0" for none.
 	LogErrno string `json:"log_errno" yaml:"log_errno"`

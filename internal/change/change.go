@@ -251,6 +251,9 @@ func (e *Engine) revert(ctx context.Context, only chan struct{}) error {
 func (e *Engine) decide(only chan struct{}) (pending, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.store == nil {
+		return pending{}, ErrNotLoaded
+	}
 	if e.busy == nil || e.decided == nil || (only != nil && only != e.decided) {
 		return pending{}, ErrNothingPending
 	}

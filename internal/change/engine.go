@@ -299,7 +299,7 @@ func keeping(section Section, before, next json.RawMessage) (plan.Step, error) {
 
 // readable is a document for a person: without secrets, a line for each value.
 func readable(section Section, raw json.RawMessage) (string, error) {
-	if len(raw) == 0 {
+	if len(raw) == 0 || string(raw) == "null" {
 		return "", nil
 	}
 	hidden, err := section.Hide(raw)
@@ -337,11 +337,38 @@ func (e *Engine) check(ctx context.Context, wanted map[string]json.RawMessage) (
 			problems = append(problems, prefixed(name, len(wanted) > 1, err))
 			continue
 		}
-		if !bytes.Equal(next, kept) {
+		is := kept
+		if len(is) == 0 {
+			is = e.defaults(ctx, section)
+		}
+		if !bytes.Equal(next, is) {
 			before[name], after[name] = kept, next
 		}
 	}
 	return before, after, errors.Join(problems...)
+}
+
+// Effective gives a section as it is in effect, with its secrets: what was accepted or
+// waits to be confirmed, or the defaults; nil for a section that has none.
+func (e *Engine) Effective(ctx context.Context, name string) (json.RawMessage, error) {
+	raw, err := e.Get(name)
+	if err != nil || len(raw) > 0 {
+		return raw, err
+	}
+	section, err := e.section(name)
+	if err != nil {
+		return nil, err
+	}
+	return e.defaults(ctx, section), nil
+}
+
+// defaults is what a section is when nobody has said anything; nil when that is nothing.
+func (e *Engine) defaults(ctx context.Context, section Section) json.RawMessage {
+	raw, err := section.Check(ctx, nil, nil)
+	if err != nil {
+		return nil
+	}
+	return raw
 }
 
 func (e *Engine) section(name string) (Section, error) {

@@ -191,6 +191,9 @@ func debugKernelView(k os.DebugKernel) view {
 // eventLogView says of each PCR whether the log agrees with the TPM.
 func eventLogView(l os.DebugEventLog) view {
 	agrees := func(have, replayed string) string {
+		if have == "" && replayed == "" {
+			return ""
+		}
 		if have == replayed {
 			return have + " (as the log says)"
 		}

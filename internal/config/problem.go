@@ -21,15 +21,36 @@ type Problem struct {
 	Text string
 }
 
-func (p Problem) String() string { return fmt.Sprintf("%s: %s (rule %s)", p.Path, p.Text, p.Rule) }
+// Limits of what is told of a document: one that is wrong everywhere is not worth more.
+const (
+	maxTold = 100
+	maxText = 500
+)
+
+func (p Problem) String() string {
+	return fmt.Sprintf("%s: %s (rule %s)", cut(p.Path), cut(p.Text), p.Rule)
+}
+
+// cut takes the middle out of a text that is too long for a person.
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	half := maxText / 2
+	return strings.ToValidUTF8(text[:half], "") + "..." + strings.ToValidUTF8(text[len(text)-half:], "")
+}
 
 // Problems are all that is wrong with a configuration. It is an error when it is not
 // empty.
 type Problems []Problem
 
 func (p Problems) Error() string {
-	lines := make([]string, 0, len(p))
-	for _, problem := range p {
+	lines := make([]string, 0, min(len(p), maxTold+1))
+	for i, problem := range p {
+		if i == maxTold {
+			lines = append(lines, fmt.Sprintf("and %d more", len(p)-maxTold))
+			break
+		}
 		lines = append(lines, problem.String())
 	}
 	return strings.Join(lines, "; ")

@@ -1,238 +1,168 @@
 // Package console shows on the machine's own screens what the node is and does. It reads
 // nothing: a node is managed through its API alone.
 //
-// There are two kinds of output. A screen (VGA) gets a full picture, redrawn when
-// something has changed, at most twice a second. A serial line gets plain lines, each
-// once, without any control sequence, so that a log of it stays readable. An output
-// that blocks or is gone holds up nobody but itself.
+// There are two kinds of output. A screen (VGA) gets a picture of its whole size: drawn
+// when something has changed, at most twice a second, only the lines that changed, and
+// all of it once a minute. A serial line gets plain lines, each once, without any control
+// sequence: nobody can tell whether a person, a program or a file is at its other end, and
+// a log of it stays readable. An output that blocks or is gone holds up nobody but itself.
 //
-// Render and the lines are pure functions of a Screen; Console keeps the Screen and the
-// outputs.
+// What is shown comes from outside: names, addresses, errors of programs. Nothing of it
+// reaches an output before clean has taken away what a terminal could obey.
+//
+// Render, the painter and the serial lines are pure functions of a Screen; Console keeps
+// the Screen and the outputs. A picture says everything with characters; colours only say
+// it again.
 package console
 
 import (
-	"fmt"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+	"slices"
+	"time"
 )
 
-// Screen is what there is to show.
+// State is what a node is doing, in a word.
+type State string
+
+// The states of a node. The empty one is Starting.
+const (
+	Starting State = "starting"
+	Ready    State = "ready"
+	// Degraded is a node that serves its API, but not all that it is for.
+	Degraded      State = "degraded"
+	Installing    State = "installing"
+	InstallFailed State = "installation failed"
+	Updating      State = "updating"
+	Rebooting     State = "rebooting"
+	PoweringOff   State = "powering off"
+)
+
+// Levels of a message.
+const (
+	LevelInfo    = "info"
+	LevelWarning = "warning"
+	LevelError   = "error"
+)
+
+// The size of a screen that does not say its own, which is also the least.
+const (
+	leastWidth  = 80
+	leastHeight = 24
+	// mostWidth and mostHeight are more than a screen has: a size comes from a device.
+	mostWidth  = 500
+	mostHeight = 200
+)
+
+// Limits on what comes from outside, before any of it is drawn.
+const (
+	// maxMessages is how many messages are kept, which is more than a screen shows.
+	maxMessages = 200
+	// maxText is the longest text, in bytes.
+	maxText = 1024
+	// maxList is how many addresses, applications or warnings are looked at.
+	maxList = 200
+)
+
+// Screen is what there is to show. The zero value shows an empty screen of 80x24.
 type Screen struct {
 	// Name is the host name, empty until it is known.
 	Name string
 	// Product is what runs, as "Holdfast".
 	Product string
-	// Version is the release that runs.
+	// Version is the release that runs, as "202611220104".
 	Version string
-	// Addresses are what the node can be reached at.
+	// State is what the node is doing; default Starting.
+	State State
+	// Addresses are what the node can be reached at, the best first.
 	Addresses []string
-	// Fingerprint is the SHA-256 of the certificate that a client will see.
+	// Fingerprint is the SHA-256 of the certificate that a client will see: 64
+	// hexadecimal digits; empty while there is none.
 	Fingerprint string
 	// Applications are what runs on the node, with version.
 	Applications []string
 	// Warnings are shown until they are gone, as an untrusted state.
 	Warnings []string
-	// Phase is what the node is doing.
+	// Pending is the change that waits for its confirmation; nil for none.
+	Pending *Pending
+	// Problem is what went wrong and is tried again; nil for nothing.
+	Problem *Problem
+	// Phase is what goes on, in a few words.
 	Phase string
-	// Done and Total are its progress in bytes or steps; Total 0 shows none.
+	// Done and Total are its progress in any unit; Total 0 shows none.
 	Done  int64
 	Total int64
 	// Messages are the newest last.
 	Messages []Message
-	// Width and Height are in characters; default 80 and 24, which is also the least.
+	// Now is the time of day that is shown; zero shows none.
+	Now time.Time
+	// Width and Height are in characters; default and least 80 and 24.
 	Width  int
 	Height int
-	// Colour marks warnings and errors with ANSI colours.
-	Colour bool
+	// Colours are those of the screen; default Plain.
+	Colours Colours
+}
+
+// Pending is a change of the configuration that is taken back unless it is confirmed.
+type Pending struct {
+	// Sections are those that it changes, as "network".
+	Sections []string
+	// Who has asked for it.
+	Who string
+	// Until is when it is taken back; zero while it is being applied.
+	Until time.Time
+}
+
+// Problem is a failure that is not the end.
+type Problem struct {
+	// Text says what went wrong.
+	Text string
+	// Again is when it is tried again; zero for never.
+	Again time.Time
+	// Help are steps that a person can take.
+	Help []string
 }
 
 // Message is one line of news.
 type Message struct {
-	// Time is shown in front, as "12:34:56".
-	Time string
-	// Level is "info", "warning" or "error".
+	// At is when it came.
+	At time.Time
+	// Level is LevelInfo, LevelWarning or LevelError.
 	Level string
 	Text  string
 }
 
-const (
-	colourBold  = "1"
-	colourRed   = "31"
-	colourAmber = "33"
-)
-
-// Render draws the picture: exactly Height lines of exactly Width characters, separated
-// by line feeds.
-func Render(s Screen) string {
-	p := &picture{width: max(s.Width, 80), height: max(s.Height, 24), colour: s.Colour}
-	p.rule()
-	p.line(title(s), colourBold)
-	p.rule()
-	for _, warning := range s.Warnings {
-		p.wrapped("WARNING: ", warning, colourRed)
-	}
-	if len(s.Warnings) > 0 {
-		p.rule()
-	}
-	foot := p.footer(s)
-	room := p.height - len(p.lines) - len(foot) - 1
-	p.messages(s.Messages, room)
-	p.lines = append(p.lines, foot...)
-	p.rule()
-	if len(p.lines) > p.height {
-		p.lines = append(p.lines[:p.height-1], p.lines[len(p.lines)-1])
-	}
-	return strings.Join(p.lines, "\n")
+// size gives the size to draw in.
+func size(s Screen) (width, height int) {
+	return min(max(s.Width, leastWidth), mostWidth), min(max(s.Height, leastHeight), mostHeight)
 }
 
-func title(s Screen) string {
-	text := s.Product
-	if s.Version != "" {
-		text += " " + s.Version
+// cleaned gives the screen without anything that a terminal could obey, and with texts
+// and lists of limited length. The original stays as it is.
+func cleaned(s Screen) Screen {
+	s.Name, s.Product, s.Version = text(s.Name), text(s.Product), text(s.Version)
+	s.State, s.Phase, s.Fingerprint = State(text(string(s.State))), text(s.Phase), text(s.Fingerprint)
+	s.Addresses, s.Applications, s.Warnings = texts(s.Addresses), texts(s.Applications), texts(s.Warnings)
+	if s.State == "" {
+		s.State = Starting
 	}
-	if s.Name != "" {
-		text = s.Name + "  |  " + text
+	if s.Pending != nil {
+		s.Pending = &Pending{Sections: texts(s.Pending.Sections), Who: text(s.Pending.Who), Until: s.Pending.Until}
 	}
-	return text
+	if s.Problem != nil {
+		s.Problem = &Problem{Text: text(s.Problem.Text), Again: s.Problem.Again, Help: texts(s.Problem.Help)}
+	}
+	s.Messages = slices.Clone(s.Messages[max(len(s.Messages)-maxMessages, 0):])
+	for i, m := range s.Messages {
+		s.Messages[i].Text = text(m.Text)
+	}
+	return s
 }
 
-type picture struct {
-	lines         []string
-	width, height int
-	colour        bool
-}
+func text(foreign string) string { return clean(shorten(foreign, maxText)) }
 
-func (p *picture) rule() {
-	p.lines = append(p.lines, "+"+strings.Repeat("-", p.width-2)+"+")
-}
-
-func (p *picture) line(text, colour string) {
-	inner := p.width - 4
-	text = fit(clean(text), inner)
-	text += strings.Repeat(" ", inner-utf8.RuneCountInString(text))
-	if p.colour && colour != "" {
-		text = "\x1b[" + colour + "m" + text + "\x1b[0m"
+func texts(foreign []string) []string {
+	out := make([]string, 0, min(len(foreign), maxList))
+	for _, one := range foreign[:min(len(foreign), maxList)] {
+		out = append(out, text(one))
 	}
-	p.lines = append(p.lines, "| "+text+" |")
-}
-
-// wrapped writes a text over as many lines as it needs; the lead stands on the first.
-func (p *picture) wrapped(lead, text, colour string) {
-	for i, part := range wrap(clean(text), p.width-4-len(lead)) {
-		if i > 0 {
-			lead = strings.Repeat(" ", len(lead))
-		}
-		p.line(lead+part, colour)
-	}
-}
-
-// footer is what stands below the messages: what the node does and how to reach it.
-func (p *picture) footer(s Screen) []string {
-	f := &picture{width: p.width, height: p.height, colour: p.colour}
-	f.rule()
-	for _, row := range []struct {
-		name   string
-		values []string
-	}{
-		{"Status", []string{status(s, p.width)}},
-		{"Addresses", s.Addresses},
-		{"Applications", s.Applications},
-		{"Certificate", []string{s.Fingerprint}},
-	} {
-		text := strings.Join(row.values, ", ")
-		if text != "" {
-			f.wrapped(fmt.Sprintf("%-13s ", row.name+":"), text, "")
-		}
-	}
-	return f.lines
-}
-
-// status is the phase with a bar, as "installing [#####-----]  50%".
-func status(s Screen, width int) string {
-	if s.Total <= 0 {
-		return s.Phase
-	}
-	done := min(max(s.Done, 0), s.Total)
-	length := int64(max(min(width-60, 40), 10))
-	full := int(float64(done) / float64(s.Total) * float64(length))
-	return fmt.Sprintf("%s [%s%s] %3d%%", s.Phase, strings.Repeat("#", full),
-		strings.Repeat("-", int(length)-full), int(float64(done)/float64(s.Total)*100))
-}
-
-// messages fills the room with the newest messages and leaves the rest blank.
-func (p *picture) messages(all []Message, room int) {
-	m := &picture{width: p.width, colour: p.colour}
-	for _, message := range all {
-		m.wrapped(message.Time+"  ", levelWord(message.Level)+message.Text, levelColour(message.Level))
-	}
-	lines := m.lines
-	if len(lines) > room {
-		lines = lines[len(lines)-max(room, 0):]
-	}
-	p.lines = append(p.lines, lines...)
-	for range room - len(lines) {
-		p.line("", "")
-	}
-}
-
-func levelWord(level string) string {
-	switch level {
-	case LevelError:
-		return "error: "
-	case LevelWarning:
-		return "warning: "
-	}
-	return ""
-}
-
-func levelColour(level string) string {
-	switch level {
-	case LevelError:
-		return colourRed
-	case LevelWarning:
-		return colourAmber
-	}
-	return ""
-}
-
-// clean takes control characters away, so that no text can steer a terminal.
-func clean(text string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r':
-			return ' '
-		case !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, text)
-}
-
-func fit(text string, width int) string {
-	if runes := []rune(text); len(runes) > width {
-		return string(runes[:width-3]) + "..."
-	}
-	return text
-}
-
-// wrap breaks at spaces, and in a word only when it is longer than a line. It gives at
-// least one line.
-func wrap(text string, width int) []string {
-	var lines []string
-	line := []rune{}
-	for word := range strings.FieldsSeq(text) {
-		runes := []rune(word)
-		if len(line) > 0 && len(line)+1+len(runes) > width {
-			lines, line = append(lines, string(line)), nil
-		}
-		if len(line) > 0 {
-			line = append(line, ' ')
-		}
-		line = append(line, runes...)
-		for len(line) > width {
-			lines, line = append(lines, string(line[:width])), line[width:]
-		}
-	}
-	return append(lines, string(line))
+	return out
 }

@@ -45,11 +45,11 @@ func (d *Daemon) confirm(*httpapi.Request) (any, error) {
 	return confirmed{number}, nil
 }
 
-func (d *Daemon) getConfiguration(*httpapi.Request) (any, error) {
+func (d *Daemon) getConfiguration(r *httpapi.Request) (any, error) {
 	sections := map[string]json.RawMessage{}
 	for _, section := range d.sections() {
 		name := section.Name()
-		raw, err := d.changes.Get(name)
+		raw, err := d.changes.Effective(r.Context(), name)
 		if err == nil {
 			raw, err = d.changes.HideSection(name, raw)
 		}
@@ -91,6 +91,9 @@ func (d *Daemon) putConfiguration(r *httpapi.Request) (any, error) {
 	sections, err := toSections(*body.Config)
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if err := d.knownServices(body.Config.Services); err != nil {
+		return nil, err
 	}
 	timeout := ""
 	if body.Config.Network != nil {

@@ -159,6 +159,7 @@ func (d *Daemon) phaseBegan(name string) {
 // phaseFailed shows the failure. The API comes up at once, so that it can be asked.
 func (d *Daemon) phaseFailed(ctx context.Context, installing bool, name string, err error, next time.Duration) {
 	d.machine.Display.Message("error", fmt.Sprintf("%s: %v (next try in %s)", name, err, next))
+	d.machine.Doing.Failed(name, err, d.clock.Now().Add(next))
 	d.notify("status", d.machine.Notify.Status("phase "+name+" failed, it is tried again"))
 	if installing {
 		return
@@ -266,6 +267,7 @@ func (d *Daemon) notify(what string, err error) {
 
 // configurationChanged tells what has become of a change.
 func (d *Daemon) configurationChanged(what string, status change.Status, number int) {
+	d.machine.Doing.Pending(nil)
 	d.log.Info("configuration "+what, "change", number, "sections", status.Sections, "by", status.Who, "request", status.What)
 	d.lifecycle("configuration-"+what, "/1.0/system/config", map[string]any{"sections": status.Sections, "who": status.Who, "number": number})
 	if what == "reverted" {

@@ -17,7 +17,9 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/audit"
+	"github.com/holdfast-os/holdfast/internal/change"
 	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/daemon"
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/state"
@@ -352,6 +354,12 @@ func (f fakeDisplay) Identity(shown daemon.Shown) {
 	f.shown = shown
 }
 
+func (fakeDisplay) State(console.State) {}
+
+func (fakeDisplay) Failed(string, error, time.Time) {}
+
+func (fakeDisplay) Pending(*change.Status) {}
+
 type fakeNotify struct{ *world }
 
 func (f fakeNotify) Ready() error { return f.did("notify ready") }
@@ -447,7 +455,7 @@ func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixtu
 			Logging:  fakeSetting[osapi.LoggingConfig, osapi.LoggingState]{world: w, name: "logging"},
 			Identity: fakeIdentity{},
 			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Power: fakePower{w},
-			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Notify: fakeNotify{w},
+			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Doing: fakeDisplay{w}, Notify: fakeNotify{w},
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())

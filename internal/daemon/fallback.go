@@ -31,6 +31,16 @@ func (f *fallback) active() bool {
 	return f.server != nil
 }
 
+// open is a sentence about a listener that is open; empty when none is.
+func (f *fallback) open() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.server == nil {
+		return ""
+	}
+	return "the fallback listener is open at " + f.server.Addr().String() + ": " + f.reason
+}
+
 // listenerSetting is the section "fallback-listener".
 func (d *Daemon) listenerSetting() Setting[osapi.FallbackListenerConfig, osapi.FallbackListenerState] {
 	return Planned[osapi.FallbackListenerConfig, osapi.FallbackListenerState, listener.Facts]{

@@ -59,6 +59,7 @@ type Machine struct {
 	Power        Power
 	Diagnosis    Diagnosis
 	Display      Display
+	Doing        Doing
 	Notify       Notify
 }
 

@@ -225,8 +225,22 @@ func (d *Daemon) showIdentity(ctx context.Context) {
 	if flags, err := d.memory.getSecurity(); err == nil && !flags.RecoveryKeysRetrieved {
 		shown.Warnings = append(shown.Warnings, "the recovery keys have not been retrieved: holdfast node system security show")
 	}
+	if open := d.fallback.open(); open != "" {
+		shown.Warnings = append(shown.Warnings, open)
+	}
+	d.showPending()
 	shown.Applications = d.applicationTitles(ctx)
 	d.machine.Display.Identity(shown)
+}
+
+// showPending tells the console of a change that waits to be confirmed.
+func (d *Daemon) showPending() {
+	status, ok := d.changes.Pending()
+	if !ok || status.Deadline.IsZero() {
+		d.machine.Doing.Pending(nil)
+		return
+	}
+	d.machine.Doing.Pending(&status)
 }
 
 // applicationTitles are the installed applications as "incus 7.0.2 [202611220104]".

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 )
 
@@ -102,14 +103,14 @@ func (d *Daemon) debugRoutes() []httpapi.Route {
 }
 
 func (d *Daemon) powerRoutes() []httpapi.Route {
-	power := func(do func(context.Context) error) func(*httpapi.Request) (any, error) {
-		return func(*httpapi.Request) (any, error) { return d.behind("power", do), nil }
+	power := func(state console.State, do func(context.Context) error) func(*httpapi.Request) (any, error) {
+		return func(*httpapi.Request) (any, error) { return d.behind("power", d.shownAs(state, do)), nil }
 	}
 	const base = "/1.0/system"
 	return []httpapi.Route{
-		{Method: post, Path: base + "/:poweroff", Doc: "turns the node off, after the answer", Handler: power(func(ctx context.Context) error { return d.machine.Power.Poweroff(ctx) })},
-		{Method: post, Path: base + "/:reboot", Doc: "restarts the node, after the answer", Handler: power(func(ctx context.Context) error { return d.machine.Power.Reboot(ctx) })},
-		{Method: post, Path: base + "/:suspend", Doc: "lets the node sleep, after the answer", Handler: power(func(ctx context.Context) error { return d.machine.Power.Suspend(ctx) })},
+		{Method: post, Path: base + "/:poweroff", Doc: "turns the node off, after the answer", Handler: power(console.PoweringOff, func(ctx context.Context) error { return d.machine.Power.Poweroff(ctx) })},
+		{Method: post, Path: base + "/:reboot", Doc: "restarts the node, after the answer", Handler: power(console.Rebooting, func(ctx context.Context) error { return d.machine.Power.Reboot(ctx) })},
+		{Method: post, Path: base + "/:suspend", Doc: "lets the node sleep, after the answer", Handler: power(console.Ready, func(ctx context.Context) error { return d.machine.Power.Suspend(ctx) })},
 		{Method: post, Path: base + "/:backup", Doc: "gives a backup of the node's configuration", Later: "backups come with a later release"},
 		{Method: post, Path: base + "/:restore", Doc: "restores a backup of the node's configuration", Later: "backups come with a later release"},
 		{Method: post, Path: base + "/:factory-reset", Doc: "starts the node anew from its seed", Later: "resets come with a later release"},
@@ -123,6 +124,18 @@ func (d *Daemon) internalRoutes() []httpapi.Route {
 		{Method: get, Path: base + "/secureboot", Access: httpapi.SocketOnly, Doc: "gives the certificates for Secure Boot", Later: "it comes with a later release"},
 		{Method: post, Path: base + "/auth/:generate-registration", Access: httpapi.SocketOnly, Doc: "makes a registration at an image server", Later: "registration comes with a later release"},
 		{Method: post, Path: base + "/auth/:generate-token", Access: httpapi.SocketOnly, Doc: "makes a token for an image server", Later: "registration comes with a later release"},
+	}
+}
+
+// shownAs has the console say what the machine is about to do.
+func (d *Daemon) shownAs(state console.State, do func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		d.machine.Doing.State(state)
+		err := do(ctx)
+		if err != nil {
+			d.machine.Doing.State(console.Ready)
+		}
+		return err
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/cacerts"
 	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/recovery"
@@ -107,7 +108,7 @@ func (d *Daemon) rebind(r *httpapi.Request) (any, error) {
 	if err := d.machine.Keys.Rebind(r.Context()); err != nil {
 		return nil, coded(err)
 	}
-	return d.behind("power", func(ctx context.Context) error { return d.machine.Power.Reboot(ctx) }), nil
+	return d.behind("power", d.shownAs(console.Rebooting, func(ctx context.Context) error { return d.machine.Power.Reboot(ctx) })), nil
 }
 
 // prepareKeys opens swap, and takes the key that early boot has made as the first one of

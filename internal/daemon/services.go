@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/change"
+	"github.com/holdfast-os/holdfast/internal/config"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/services"
@@ -122,6 +125,17 @@ func (d *Daemon) startServices(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// knownServices gives a problem for each name that no service of this release has.
+func (d *Daemon) knownServices(named map[string]json.RawMessage) error {
+	var problems config.Problems
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		if _, err := d.machine.Services.Get(name); err != nil {
+			problems.Add("services."+name, "known", "%s", err)
+		}
+	}
+	return coded(problems.Err())
 }
 
 // fromSections puts the sections of services under "services", as the whole document has

@@ -152,6 +152,7 @@ func (d *Daemon) change(r *httpapi.Request, sections map[string]json.RawMessage,
 	return d.operate(r, "Changing the configuration", resources, func(ctx context.Context, _ *operation.Progress) error {
 		number, err := d.changes.Apply(ctx, request)
 		r.Made(number)
+		d.showPending()
 		return err
 	})
 }

@@ -89,7 +89,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
 			Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: hostApps{manager},
 			Power: power.Power{Run: run.Host}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
-			Display: h.display, Notify: serviceManager{},
+			Display: h.display, Doing: h.display, Notify: serviceManager{},
 		}})
 	return h.daemon, nil
 }

@@ -129,7 +129,7 @@ func (w *walker) object(t reflect.Type, path string, depth int) error {
 			return BadRequest("the body is not JSON: %w (%s)", err, w.place())
 		}
 		key, _ := token.(string)
-		at := strings.TrimPrefix(path+"."+key, ".")
+		at := strings.TrimPrefix(path+"."+short(key), ".")
 		if seen[key] {
 			return BadRequest("field %q is there twice (%s)", at, w.place())
 		}
@@ -147,6 +147,16 @@ func (w *walker) object(t reflect.Type, path string, depth int) error {
 		}
 	}
 	return nil
+}
+
+// maxKey is how much of a field's name an error repeats, in bytes.
+const maxKey = 200
+
+func short(key string) string {
+	if len(key) <= maxKey {
+		return key
+	}
+	return strings.ToValidUTF8(key[:maxKey], "") + "..."
 }
 
 func (w *walker) place() string { return place(w.data, w.dec.InputOffset()) }

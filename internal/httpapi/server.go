@@ -314,8 +314,19 @@ func writeError(w http.ResponseWriter, err error) {
 	code := Code(err)
 	// A caller that has gone away is the only one who does not get this.
 	_ = writeEnvelope(w, code, osapi.Response{
-		Type: "error", ErrorCode: code, Error: err.Error(), Metadata: json.RawMessage("null"),
+		Type: "error", ErrorCode: code, Error: shortened(err.Error()), Metadata: json.RawMessage("null"),
 	})
+}
+
+// maxError is how long the text of an error may be, in bytes.
+const maxError = 64 << 10
+
+// shortened keeps the beginning of an error that repeats too much of a body.
+func shortened(text string) string {
+	if len(text) <= maxError {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxError], "") + fmt.Sprintf(" ... (%d bytes more)", len(text)-maxError)
 }
 
 func writeEnvelope(w http.ResponseWriter, code int, response osapi.Response) error {

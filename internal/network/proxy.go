@@ -198,7 +198,12 @@ func (p *checker) proxyServer(name string, s api.NetworkProxyServer) {
 	}
 	p.word(at+".auth", s.Auth, false, []string{"anonymous", "basic", "kerberos"})
 	if _, _, _, ok := proxyHost(s.Host, s.UseTLS); !ok {
-		p.Add(at+".host", "host", "%q is not a host name or address, with a port or http:// or https:// where needed", s.Host)
+		shown := fmt.Sprintf("%q", s.Host)
+		if strings.Contains(s.Host, "@") {
+			// Somebody has written the password into it, as browsers take it.
+			shown = "what is there, with a user name in it (use username and password),"
+		}
+		p.Add(at+".host", "host", "%s is not a host name or address, with a port or http:// or https:// where needed", shown)
 	}
 	p.text(at+".username", s.Username)
 	p.text(at+".realm", s.Realm)

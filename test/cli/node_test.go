@@ -55,6 +55,8 @@ func startNode(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("HOLDFAST_ENDPOINT", server.URL)
+	// Otherwise each command waits a second for the race detector before it ends.
+	env.Setenv("GORACE", "atexit_sleep_ms=0")
 	// What git writes down does not depend on whose computer this is.
 	for name, value := range map[string]string{"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1",
 		"GIT_AUTHOR_NAME": "Alex", "GIT_AUTHOR_EMAIL": "alex@example.org", "GIT_COMMITTER_NAME": "Alex", "GIT_COMMITTER_EMAIL": "alex@example.org"} {

@@ -101,8 +101,9 @@ var world = map[string]string{
 	"/1.0/services":      `["/os/1.0/services/iscsi","/os/1.0/services/lvm","/os/1.0/services/ovn"]`,
 	"/1.0/services/iscsi": `{"config":{"enabled":true,"targets":[{"target":"iqn.2026-11.org.example:disk","address":"192.0.2.9","port":3260}]},
 		"state":{"initiator_name":"iqn.2004-10.org.linuxcontainers:01:abc"}}`,
-	"/1.0/services/lvm": `{"config":{"enabled":false,"system_id":0},"state":{}}`,
-	"/1.0/services/ovn": `{"config":{"enabled":true,"database":"tcp:192.0.2.8:6642"},"state":{}}`,
+	"/1.0/services/iscsi?dry-run": `{"changes":true,"steps":[{"action":"stop-unit","object":"iscsid.service"}],"may_disconnect":false}`,
+	"/1.0/services/lvm":           `{"config":{"enabled":false,"system_id":0},"state":{}}`,
+	"/1.0/services/ovn":           `{"config":{"enabled":true,"database":"tcp:192.0.2.8:6642"},"state":{}}`,
 }
 
 const brokenOperation = `{"id":"broken","class":"task","description":"Starting ovn anew","created_at":"2026-11-22T00:59:00Z",

@@ -11,7 +11,8 @@ import (
 const cliIntro = `# The commands of holdfast
 
 Each command tells the same with ` + "`--help`" + `. An error is one line ` + "`error: ...`" + ` on stderr, followed where there is one by a
-line ` + "`try: ...`" + ` with the way on. The exit code is 0, 1 for an error, and 2 for a command line that makes no sense.
+line ` + "`try: ...`" + ` with the way on. The exit code is 0, 1 for an error, 2 for a command line that makes no sense,
+and 3 from config diff when the node differs.
 
 `
 
