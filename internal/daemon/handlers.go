@@ -8,6 +8,7 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
+	"github.com/holdfast-os/holdfast/internal/operation"
 )
 
 // defaultScrub is when pools are checked: Sundays at four.
@@ -36,7 +37,14 @@ func (d *Daemon) addApplication(r *httpapi.Request) (any, error) {
 		return nil, httpapi.BadRequest(`name is missing: send {"name": "incus"}`)
 	}
 	// The caller may go away during the download; the installation goes on.
-	return nil, coded(d.machine.Apps.Add(context.WithoutCancel(r.Context()), name))
+	resources := map[string][]string{"applications": {"/1.0/applications/" + name}}
+	return d.operate(r, "Installing the application "+name, resources, func(ctx context.Context, _ *operation.Progress) error {
+		err := d.machine.Apps.Add(ctx, name)
+		if err == nil {
+			d.lifecycle("application-added", "/1.0/applications/"+name, nil)
+		}
+		return err
+	})
 }
 
 func (d *Daemon) showApplication(r *httpapi.Request) (any, error) {

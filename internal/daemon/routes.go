@@ -9,6 +9,7 @@ import (
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
+	"github.com/holdfast-os/holdfast/internal/operation"
 )
 
 const (
@@ -53,7 +54,7 @@ func (d *Daemon) applicationRoutes() []httpapi.Route {
 	const list, one = "/1.0/applications", "/1.0/applications/{name}"
 	return []httpapi.Route{
 		{Method: get, Path: list, Doc: "lists the installed applications", Response: []string{}, Handler: d.listApplications},
-		{Method: post, Path: list, Doc: "installs and starts an application", Request: osapi.ApplicationsPost{}, EmptyBody: true, Handler: d.addApplication},
+		{Method: post, Path: list, Doc: "installs and starts an application", Request: osapi.ApplicationsPost{}, EmptyBody: true, Query: asyncQuery(), Handler: d.addApplication},
 		{Method: get, Path: one, Doc: "shows an application", Response: osapi.Application{}, Handler: d.showApplication},
 		{Method: put, Path: one, Doc: "configures an application", Request: Put[osapi.ApplicationConfig]{}, Handler: d.configureApplication},
 		{Method: post, Path: one + "/:restart", Doc: "restarts an application, after the answer", Handler: d.restartApplication},
@@ -147,15 +148,22 @@ func failable[T any](value T, err error) (any, error) {
 	return value, nil
 }
 
-// behind answers at once and acts a moment later.
+// behind answers at once and acts a moment later, as an operation that can be watched.
 func (d *Daemon) behind(what string, do func(context.Context) error) httpapi.After {
 	return httpapi.After{Do: func(ctx context.Context) {
 		if !d.clock.wait(ctx, graceTime) {
 			return
 		}
-		if err := do(ctx); err != nil {
-			d.log.Error("background work failed", "what", what, "error", err)
-			d.machine.Display.Message("error", what+": "+err.Error())
+		_, err := d.operations.Start(what, nil, false, func(ctx context.Context, _ *operation.Progress) error {
+			err := do(ctx)
+			if err != nil {
+				d.log.Error("background work failed", "what", what, "error", err)
+				d.machine.Display.Message("error", what+": "+err.Error())
+			}
+			return err
+		})
+		if err != nil {
+			d.log.Error("starting background work", "what", what, "error", err)
 		}
 	}}
 }
