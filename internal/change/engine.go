@@ -272,7 +272,11 @@ func (e *Engine) Plan(ctx context.Context, wanted map[string]json.RawMessage) (p
 		if !ok {
 			continue
 		}
-		keeps, err := keeping(section, before[section.Name()], next)
+		is := before[section.Name()]
+		if len(is) == 0 {
+			is = e.defaults(ctx, section)
+		}
+		keeps, err := keeping(section, is, next)
 		if err != nil {
 			return plan.Plan{}, err
 		}

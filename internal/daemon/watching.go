@@ -163,6 +163,9 @@ func (d *Daemon) closeAudit() {
 // observe writes a request into the audit log, when it belongs there.
 func (d *Daemon) observe(seen httpapi.Seen) {
 	d.requests.Observe(seen.HTTP.Method, seen.Code, seen.Took)
+	if seen.Err == nil && seen.HTTP.URL.Query().Get("dry-run") != "" {
+		return // nothing was changed
+	}
 	book, err := d.auditLog()
 	if err != nil {
 		if seen.HTTP.Method != http.MethodGet {
