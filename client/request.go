@@ -141,7 +141,7 @@ func (c *Client) download(ctx context.Context, r Request, w io.Writer, limit int
 		return err
 	}
 	defer response.Body.Close()
-	kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	kind, _, _ := strings.Cut(contentType(response.Header), ";")
 	if response.StatusCode >= http.StatusBadRequest || kind == "application/json" {
 		data, err := c.readAll(r.Path, response.Body)
 		if err != nil {
@@ -160,6 +160,16 @@ func (c *Client) download(ctx context.Context, r Request, w io.Writer, limit int
 		return fmt.Errorf("the answer for %s is longer than %d bytes", r.Path, limit)
 	}
 	return nil
+}
+
+// contentType is the media type of an answer. Incus puts its own in front of what it hands
+// through, so the last one counts.
+func contentType(header http.Header) string {
+	values := header.Values("Content-Type")
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
 }
 
 // reading tells errors of the node from those of whoever writes the download.

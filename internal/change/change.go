@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -37,10 +38,14 @@ func (e *Engine) Apply(ctx context.Context, r Request) (int, error) {
 	if err := e.begin(r); err != nil {
 		return 0, err
 	}
+	waits := false
+	defer func() {
+		if !waits { // a panic too must not leave the engine reserved
+			e.end()
+		}
+	}()
 	number, err := e.make(ctx, r)
-	if err != nil || r.Confirm == 0 || number == 0 {
-		e.end()
-	}
+	waits = err == nil && r.Confirm > 0 && number != 0
 	if r.Confirm > 0 {
 		return 0, err
 	}
@@ -143,9 +148,16 @@ func (e *Engine) applyAll(ctx context.Context, before, after map[string]json.Raw
 	return nil
 }
 
-func (e *Engine) applyOne(ctx context.Context, section Section, before, next json.RawMessage) error {
+// A panic of the section is an error, so that what was begun goes back.
+func (e *Engine) applyOne(ctx context.Context, section Section, before, next json.RawMessage) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, applyLimit)
 	defer cancel()
+	defer func() {
+		if cause := recover(); cause != nil {
+			e.o.Log.Error("applying a section panicked", "section", section.Name(), "cause", cause, "stack", string(debug.Stack()))
+			err = errors.New("the node made a mistake: see /1.0/debug/log")
+		}
+	}()
 	return section.Apply(ctx, before, next)
 }
 
@@ -186,6 +198,7 @@ func (e *Engine) accept(p pending) (int, error) {
 		return 0, fmt.Errorf("keeping the configuration: %w", err)
 	}
 	e.doc = doc
+	e.remember(entry)
 	if old := doc.Number - MaxHistory; old > 0 {
 		if err := e.store.Remove(entryDocument(old)); err != nil {
 			e.o.Log.Warn("removing an old change from the history", "change", old, "error", err)

@@ -125,6 +125,8 @@ type Engine struct {
 	interrupted *pending
 	// busy is the change under way or waiting; nil when there is none.
 	busy *pending
+	// read are changes of the history that are in memory.
+	read map[int]Entry
 	// decided ends the wait for a confirmation.
 	decided chan struct{}
 }

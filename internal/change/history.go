@@ -61,12 +61,39 @@ func (e *Engine) entry(number int) (Entry, error) {
 		return Entry{}, fmt.Errorf("change %d: %w: those from %d to %d are kept",
 			number, ErrNoSuch, max(1, e.doc.Number-MaxHistory+1), e.doc.Number)
 	}
+	if entry, ok := e.read[number]; ok {
+		return entry, nil
+	}
 	var entry Entry
 	found, err := e.store.Load(entryDocument(number), &entry)
 	if err == nil && !found.Found {
 		err = fmt.Errorf("change %d: %w", number, ErrNoSuch)
 	}
+	if err == nil {
+		e.remember(entry)
+	}
 	return entry, err
+}
+
+// maxRemembered is how large a change may be to stay in memory, in bytes.
+const maxRemembered = 64 << 10
+
+// remember keeps a change that was read or made, as people look at the history again and
+// again. The lock is held.
+func (e *Engine) remember(entry Entry) {
+	size := 0
+	for _, sections := range []map[string]json.RawMessage{entry.Before, entry.After} {
+		for _, raw := range sections {
+			size += len(raw)
+		}
+	}
+	if e.read == nil {
+		e.read = map[int]Entry{}
+	}
+	delete(e.read, entry.Number-MaxHistory)
+	if size <= maxRemembered {
+		e.read[entry.Number] = entry
+	}
 }
 
 // At gives every section as it was after a change, with secrets. 0 is before the first

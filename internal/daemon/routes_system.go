@@ -11,7 +11,6 @@ import (
 
 func (d *Daemon) systemRoutes() []httpapi.Route {
 	const base = "/1.0/system"
-	const later = "it comes with a later release"
 	return slices.Concat(d.settingRoutes(), []httpapi.Route{
 		{Method: get, Path: base, Doc: "lists the parts of the system", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
 			return r.URLs(base, "config", "fallback-listener", "history", "kernel", "logging", "network", "provider", "resources", "security", "storage", "update"), nil

@@ -119,5 +119,5 @@ func (hostIdentity) Certificate() (*tls.Certificate, error) {
 		}
 		return &pair, nil
 	}
-	return nil, errors.New("Incus has no certificate yet")
+	return nil, errors.New("there is no certificate yet: Incus makes it at its first start")
 }

@@ -177,6 +177,9 @@ func (c Collector) links(dir string) (map[string][]string, error) {
 	}
 	links := map[string][]string{}
 	for _, entry := range entries {
+		if entry.Type()&fs.ModeSymlink == 0 {
+			continue // udev makes folders for partitions as well
+		}
 		target, err := os.Readlink(filepath.Join(c.Root, dir, entry.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // unplugged while we looked

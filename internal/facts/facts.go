@@ -160,7 +160,8 @@ func (c Collector) RootPartition() (api.RootPartition, error) {
 
 // Cards are the wired network cards, in the kernel's order.
 func (c Collector) Cards(ctx context.Context) ([]Card, error) {
-	links, err := networkd.Host{Root: c.Root, Run: c.Run}.Links(ctx)
+	host := networkd.Host{Root: c.Root, Run: c.Run}
+	links, err := host.Links(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func (c Collector) Cards(ctx context.Context) ([]Card, error) {
 	for _, link := range links {
 		if link.Physical {
 			cards = append(cards, Card{
-				Name: link.Name, Hwaddr: link.CardAddress(), Permanent: link.Permanent != "", MaxMTU: link.MaxMTU,
+				Name: host.OwnName(link), Hwaddr: link.CardAddress(), Permanent: link.Permanent != "", MaxMTU: link.MaxMTU,
 			})
 		}
 	}

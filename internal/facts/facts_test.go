@@ -121,7 +121,7 @@ const lsblk = `{"blockdevices":[
 // in which drives are found, nor with what is written on them.
 func TestDrives_Machine_GivesThoseWithALastingName(t *testing.T) {
 	root := t.TempDir()
-	write(t, root, map[string]string{"sys/block/nvme0n1/device/transport": "tcp\n", "sys/block/nvme0n1/multipath/a": "", "sys/block/nvme0n1/multipath/b": ""},
+	write(t, root, map[string]string{"dev/disk/by-path/pci-0000:00:04.0-part/by-uuid/x": "", "sys/block/nvme0n1/device/transport": "tcp\n", "sys/block/nvme0n1/multipath/a": "", "sys/block/nvme0n1/multipath/b": ""},
 		map[string]string{
 			"dev/disk/by-id/lvm-pv-uuid-abc": "../../sda", "dev/disk/by-id/wwn-0x5000": "../../sda", "dev/disk/by-id/ata-DISK_S1": "../../sda",
 			"dev/disk/by-id/usb-Stick": "../../sdb", "dev/disk/by-id/usb-AMI_Virtual": "../../sdc", "dev/disk/by-id/nvme-eui.1": "../../nvme0n1",

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -91,6 +92,9 @@ func NewSource(o Options) (*Source, error) {
 	}
 	if (base.Scheme != "http" && base.Scheme != "https") || base.Hostname() == "" {
 		return nil, fmt.Errorf("reading the server's URL %q: it must begin with https:// or http://", base.Redacted())
+	}
+	if base.User != nil {
+		return nil, errors.New("reading the server's URL: it has a user name in it, which everybody who reads the configuration would see: leave it out")
 	}
 	if base.RawQuery != "" || base.Fragment != "" {
 		return nil, fmt.Errorf("reading the server's URL %q: it must end with its path", base.Redacted())

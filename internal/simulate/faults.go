@@ -30,6 +30,8 @@ type Fault struct {
 	On string `json:"on"`
 	// Error is what the machine says; empty for a fault that is only slow.
 	Error string `json:"error,omitempty"`
+	// Panic has the code of the node make a mistake there; default false.
+	Panic bool `json:"panic,omitempty"`
 	// Delay is a Go duration, as "2s", by which the work takes longer; default none.
 	Delay string `json:"delay,omitempty"`
 	// Steps is how many steps of a plan are carried out before it happens, where there is a
@@ -74,7 +76,7 @@ func (f Fault) check() error {
 	if f.Steps < 0 || f.Times < 0 {
 		return fmt.Errorf("fault %q: steps and times are not negative", f.On)
 	}
-	if delay, err := f.delay(); err != nil || delay < 0 || (delay == 0 && f.Error == "") {
+	if delay, err := f.delay(); err != nil || delay < 0 || (delay == 0 && f.Error == "" && !f.Panic) {
 		return fmt.Errorf("fault %q: it needs an error, or a delay as \"2s\"", f.On)
 	}
 	return nil
@@ -215,6 +217,9 @@ func (f Fault) happen(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	if f.Panic {
+		panic("simulated fault at " + f.On)
 	}
 	if f.Error == "" {
 		return nil

@@ -157,7 +157,7 @@ func (p power) ask(ctx context.Context, action string) error {
 	}
 }
 
-// display is daemon.Display: the log stands for the screen.
+// display is daemon.Display and daemon.Doing: the log stands for the screen.
 type display struct{ *Node }
 
 func (d display) Start(ctx context.Context) error { return d.faults.hit(ctx, "console.start") }
@@ -172,14 +172,17 @@ func (d display) Identity(shown daemon.Shown) {
 	d.log.Debug("console", "name", shown.Environment.Hostname, "addresses", shown.Addresses, "warnings", shown.Warnings)
 }
 
-// State is part of daemon.Doing.
-func (d display) State(state console.State) { d.log.Info("the screen shows", "state", state) }
+func (d display) State(state console.State) { d.log.Debug("console", "state", state) }
 
-// Failed is part of daemon.Doing; the phase's failure is in the log.
-func (display) Failed(string, error, time.Time) {}
+func (d display) Failed(phase string, err error, again time.Time) {
+	d.log.Debug("console", "failed", phase, "error", err, "again", again)
+}
 
-// Pending is part of daemon.Doing; the change is in the log.
-func (display) Pending(*change.Status) {}
+func (d display) Pending(status *change.Status) {
+	if status != nil {
+		d.log.Debug("console", "pending", status.Sections, "until", status.Deadline)
+	}
+}
 
 // notify is daemon.Notify: the service manager, where one has started this.
 type notify struct{ *Node }

@@ -20,8 +20,11 @@ import (
 // it was told before that: never with less, with nothing, or with half of it.
 func TestKill_DuringChanges_StartsWithOneOfTheLastTwo(t *testing.T) {
 	rounds := 12
-	if *long {
+	switch {
+	case *long:
 		rounds = 200
+	case testing.Short():
+		rounds = 4
 	}
 	dir, seed := folder(t), uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

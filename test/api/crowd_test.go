@@ -124,24 +124,40 @@ func (n *node) historyCounts(last int) {
 	}
 }
 
-// deaf opens listeners of events that never read, until the test ends.
-func (n *node) deaf(count int) {
+// deaf opens listeners of events that never read; close ends them.
+func (n *node) deaf(count int) (closeAll func()) {
 	n.t.Helper()
-	for range count {
+	var open []net.Conn
+	closeAll = func() {
+		for _, conn := range open {
+			_ = conn.Close() // the node may have closed it
+		}
+	}
+	limit := time.Now().Add(slow * 20 * time.Second)
+	for len(open) < count {
 		conn, err := net.Dial("unix", n.socket)
 		if err != nil {
+			closeAll()
 			n.t.Fatal(err)
 		}
-		n.t.Cleanup(func() { _ = conn.Close() }) // the node may have closed it
 		const hello = "GET /1.0/events HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-		if _, err := conn.Write([]byte(hello)); err != nil {
-			n.t.Fatal(err)
+		_, err = conn.Write([]byte(hello))
+		var got *http.Response
+		if err == nil {
+			got, err = http.ReadResponse(bufio.NewReaderSize(conn, 512), nil)
 		}
-		got, err := http.ReadResponse(bufio.NewReaderSize(conn, 512), nil)
-		if err != nil || got.StatusCode != http.StatusSwitchingProtocols {
+		switch {
+		case err == nil && got.StatusCode == http.StatusSwitchingProtocols:
+			open = append(open, conn)
+		case err == nil && got.StatusCode == http.StatusServiceUnavailable && time.Now().Before(limit):
+			_ = conn.Close() // those of before have not left yet
+		default:
+			_ = conn.Close()
+			closeAll()
 			n.t.Fatalf("%v %v", got, err)
 		}
 	}
+	return closeAll
 }
 
 // publisher sends requests that the node tells its listeners of: each refusal is a line of
@@ -195,24 +211,24 @@ func TestListeners_1000ThatNeverRead_DoNotSlowAReader(t *testing.T) {
 	var publishing publisher
 	background.Go(func() { publishing.run(ctx, n) })
 	measure := func() (read, publish time.Duration) {
-		// The best of three: other work on this computer is not what is looked for.
-		read, publish = time.Hour, time.Hour
-		for range 3 {
-			publishing.p99()
-			_, p99, failed := load.Latency(ctx, n.socket, "/1.0", 200, time.Second)
-			if failed > 0 {
-				t.Fatalf("%d requests failed", failed)
-			}
-			read, publish = min(read, p99), min(publish, publishing.p99())
+		publishing.p99()
+		_, p99, failed := load.Latency(ctx, n.socket, "/1.0", 200, 2*time.Second)
+		if failed > 0 {
+			t.Fatalf("%d requests failed", failed)
 		}
-		return read, publish
+		return p99, publishing.p99()
 	}
 	quietRead, quietPublish := measure()
-	n.deaf(1000)
-	loudRead, loudPublish := measure()
-	t.Logf("p99 of reading and of publishing: %s %s without, %s %s with listeners", quietRead, quietPublish, loudRead, loudPublish)
-	// What takes less than some milliseconds is not slow on a computer that has others too.
-	if loudRead > max(3*quietRead, 10*time.Millisecond) || loudPublish > max(3*quietPublish, 20*time.Millisecond) {
-		t.Error("listeners that never read slow the node down")
+	// Queues are full after half a second. Another try is for what else goes on on this
+	// computer, and what takes less than some milliseconds is not slow.
+	for range 5 {
+		closeAll := n.deaf(1000)
+		loudRead, loudPublish := measure()
+		closeAll()
+		t.Logf("p99 of reading and of publishing: %s %s without, %s %s with listeners", quietRead, quietPublish, loudRead, loudPublish)
+		if loudRead <= max(3*quietRead, slow*10*time.Millisecond) && loudPublish <= max(3*quietPublish, slow*10*time.Millisecond) {
+			return
+		}
 	}
+	t.Error("listeners that never read slow the node down")
 }

@@ -53,6 +53,7 @@ type node struct {
 	socket string
 	http   *http.Client
 	sim    *simulate.Node // nil for one that is a program
+	up     chan struct{}  // gets a value each time the API of sim answers
 }
 
 // folder is one with a path short enough for a socket.
@@ -84,8 +85,8 @@ func start(t testing.TB, o simulate.Options) *node {
 		o.Dir = folder(t)
 	}
 	n := client(t, o.Dir)
-	up := make(chan struct{}, 16)
-	o.Ready = func(string) { up <- struct{}{} }
+	n.up = make(chan struct{}, 16)
+	o.Ready = func(string) { n.up <- struct{}{} }
 	var err error
 	if n.sim, err = simulate.New(o); err != nil {
 		t.Fatal(err)
@@ -100,7 +101,7 @@ func start(t testing.TB, o simulate.Options) *node {
 		}
 	})
 	select {
-	case <-up:
+	case <-n.up:
 	case err := <-ended:
 		ended <- err
 		t.Fatalf("the node ended at once: %v", err)
@@ -112,7 +113,7 @@ func start(t testing.TB, o simulate.Options) *node {
 // untilReady asks until every phase of the start is done.
 func (n *node) untilReady() {
 	n.t.Helper()
-	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); {
+	for limit := time.Now().Add(slow * 20 * time.Second); time.Now().Before(limit); {
 		var server osapi.Server
 		if n.get("/1.0", &server); server.Environment.SystemIsReady {
 			return
@@ -121,6 +122,20 @@ func (n *node) untilReady() {
 	var boot osapi.DebugBoot
 	n.get("/1.0/debug/boot", &boot)
 	n.t.Fatalf("the node does not become ready: %+v", boot)
+}
+
+// reboot restarts a node of this process and waits until it is ready again.
+func (n *node) reboot() {
+	n.t.Helper()
+	if got := n.must(http.MethodPost, "/1.0/system/:reboot", nil); got.code != http.StatusOK {
+		n.t.Fatalf("%d %s", got.code, got.Error)
+	}
+	select {
+	case <-n.up:
+	case <-time.After(slow * 20 * time.Second):
+		n.t.Fatal("the node does not come up again")
+	}
+	n.untilReady()
 }
 
 // program is a node as a process of its own.
@@ -155,7 +170,7 @@ func run(t testing.TB, dir string, args ...string) *program {
 		_ = p.cmd.Wait() // a killed program is what some tests want
 	}()
 	t.Cleanup(p.kill)
-	if err := manager.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := manager.SetReadDeadline(time.Now().Add(slow * 20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	for message := make([]byte, 4096); ; {
@@ -291,7 +306,7 @@ func (n *node) events(query string) <-chan osapi.Event {
 // until waits for something that is done to an object.
 func until(t testing.TB, events <-chan osapi.Event, action string) osapi.EventLifecycle {
 	t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(slow * 20 * time.Second)
 	for {
 		select {
 		case one, open := <-events:

@@ -3,6 +3,8 @@ package api_test
 import (
 	"encoding/json"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -98,7 +100,7 @@ func TestProgram_Started_AnswersWithinASecond(t *testing.T) {
 	began := time.Now()
 	n := run(t, dir)
 	n.untilReady()
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > slow*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }
@@ -134,28 +136,34 @@ func TestFaults_WrittenWhileItRuns_HappenAndPass(t *testing.T) {
 	}
 }
 
+// A mistake in the code of one section must not keep an owner from changing the others.
+func TestPanic_WhileAChangeIsApplied_DoesNotBlockTheNext(t *testing.T) {
+	t.Parallel()
+	n := start(t, simulate.Options{})
+	if err := os.WriteFile(filepath.Join(n.dir, "faults.json"), []byte(`[{"on": "kernel.apply", "panic": true, "times": 1}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	change := map[string]any{"config": map[string]any{"blacklist_modules": []string{"nouveau"}}}
+	if got := n.must(http.MethodPut, "/1.0/system/kernel", change); got.code != http.StatusInternalServerError {
+		t.Fatalf("%d %s", got.code, got.Error)
+	}
+	var kernel osapi.Kernel
+	n.get("/1.0/system/kernel", &kernel)
+	if diff := cmp.Diff(osapi.KernelConfig{}, kernel.Config); diff != "" {
+		t.Error(diff)
+	}
+	if got := n.must(http.MethodPut, "/1.0/system/kernel", change); got.code != http.StatusOK {
+		t.Errorf("the change after it: %d %s", got.code, got.Error)
+	}
+}
+
 // What an owner turns off and on is the node, and what it was told stays.
 func TestReboot_ChangedNode_KeepsItsConfiguration(t *testing.T) {
 	t.Parallel()
 	n := start(t, simulate.Options{})
 	want := osapi.KernelConfig{BlacklistModules: []string{"nouveau"}}
 	n.put("/1.0/system/kernel", want)
-	before := n.sim.Daemon()
-	events := n.events("")
-	if got := n.must(http.MethodPost, "/1.0/system/:reboot", nil); got.code != http.StatusOK {
-		t.Fatalf("%d %s", got.code, got.Error)
-	}
-	for range events { // they end when the node goes down
-	}
-	for n.sim.Daemon() == before {
-		// Another daemon is made as soon as the last one has ended.
-	}
-	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); {
-		if a, err := n.ask(http.MethodGet, "/1.0", nil); err == nil && a.code == http.StatusOK {
-			break
-		}
-	}
-	n.untilReady()
+	n.reboot()
 	var kernel osapi.Kernel
 	n.get("/1.0/system/kernel", &kernel)
 	if diff := cmp.Diff(want, kernel.Config); diff != "" {

@@ -135,6 +135,12 @@ func (n *node) refusedSecrets(reply func(string, answer, ...string)) {
 		}
 		reply(name, got)
 	}
+	inURL := object{"name": "images", "config": object{"server_url": "https://node:" + secrets.private + "@releases.example.org", "update_ca": certificate()}}
+	got := n.must(http.MethodPut, "/1.0/system/provider", object{"config": inURL})
+	if got.code != http.StatusBadRequest {
+		n.t.Errorf("a password in the URL of the provider, which is shown to everybody: %d %s", got.code, got.Error)
+	}
+	reply("a password in the URL of the provider", got)
 	short := `{"config":{"encryption_recovery_keys":["` + secrets.recovery + `","` + secrets.recovery + `"]}}`
 	reply("a recovery key twice", n.must(http.MethodPut, "/1.0/system/security", short))
 }

@@ -31,10 +31,13 @@ func installs() []measurement {
 	}}
 }
 
-// takeInstall installs the base anew and copies the same bytes with dd: from a disk on
-// the bus of the medium to one on the bus of the target, on an installed node.
+// takeInstall installs a machine and copies the same bytes with dd: from a disk on the
+// bus of the medium to one on the bus of the target, on an installed node.
 func takeInstall(ctx context.Context, b *bench) ([]record, error) {
-	steps, err := b.installBase(ctx)
+	if err := b.base(ctx); err != nil {
+		return nil, err
+	}
+	steps, err := b.install(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -48,36 +51,25 @@ func takeInstall(ctx context.Context, b *bench) ([]record, error) {
 		steps.Copying, steps.MiB, strings.Join(steps.Parts, ", "), megabytes(size))}}, nil
 }
 
-// installBase installs the base and reads from its serial port how the installer
-// went on.
-func (b *bench) installBase(ctx context.Context) (installTimes, error) {
-	infos, err := b.lab.List()
-	if err != nil {
+// installLimit bounds an installation with the start of its medium.
+const installLimit = 20 * time.Minute
+
+// install installs a machine, which is removed, and reads from its serial port how the
+// installer went on.
+func (b *bench) install(ctx context.Context) (installTimes, error) {
+	const name = labPrefix + "install"
+	defer b.remove(ctx, name)
+	if _, err := b.up(ctx, lab.Options{Name: name, Fresh: true, NoWait: true}); err != nil {
 		return installTimes{}, err
 	}
-	for _, info := range infos {
-		if info.Name == baseLab {
-			if err := b.lab.Remove(ctx, baseLab); err != nil {
-				return installTimes{}, err
-			}
-		}
-	}
-	watched, cancel := context.WithCancel(ctx)
+	limited, cancel := context.WithTimeout(ctx, installLimit)
 	defer cancel()
 	var lines []line
-	ended := make(chan error, 1)
-	go func() {
-		ended <- watchSerial(watched, filepath.Join(b.labDir(baseLab), "serial.log"), 0, func(l line) bool {
-			lines = append(lines, l)
-			return true
-		})
-	}()
-	err = b.base(ctx)
-	cancel()
-	if watch := <-ended; err == nil && !errors.Is(watch, context.Canceled) {
-		err = watch
-	}
-	if err != nil {
+	if err := watchSerial(limited, filepath.Join(b.labDir(name), "serial.log"), 0, func(l line) bool {
+		lines = append(lines, l)
+		_, err := readInstall(lines)
+		return err != nil
+	}); err != nil {
 		return installTimes{}, err
 	}
 	return readInstall(lines)
@@ -96,12 +88,21 @@ var (
 	installStep   = regexp.MustCompile(`\b([0-9]+) of ([0-9]+): ([a-z-]+)(?: ([^:]+))?`)
 )
 
+// firmwareWords begin what the firmware says when it starts something.
+const firmwareWords = "BdsDxe: starting"
+
+// errUnfinished says that the end of the installation is not there (yet).
+var errUnfinished = errors.New("reading what the installer said on the serial port: its first line, a step that copies, the table and the next start are not all there")
+
 // readInstall finds the installer's lines: "installing release ...: 750 MiB to copy",
-// then one before each step, as "3 of 12: copy esp: 101 MiB of 2 GiB at 1048576".
+// then one before each step, as "3 of 12: copy esp: 101 MiB of 2 GiB at 1048576". The
+// last one of them before the firmware starts again is the end. The very last may be
+// missing, since the machine does not wait for its console; those after the table take
+// no time.
 func readInstall(lines []line) (installTimes, error) {
 	var times installTimes
 	var begun, since time.Time
-	copying := ""
+	copying, committed := "", false
 	for _, l := range lines {
 		if match := installBegins.FindStringSubmatch(l.Text); match != nil {
 			mib, err := strconv.Atoi(match[1])
@@ -111,27 +112,31 @@ func readInstall(lines []line) (installTimes, error) {
 			times, begun, copying = installTimes{MiB: mib}, l.At, ""
 			continue
 		}
-		match := installStep.FindStringSubmatch(l.Text)
-		if match == nil || begun.IsZero() {
+		if begun.IsZero() {
 			continue
 		}
+		if committed && times.Copying > 0 && strings.HasPrefix(l.Text, firmwareWords) {
+			return times, nil
+		}
+		match := installStep.FindStringSubmatch(l.Text)
+		if match == nil {
+			continue
+		}
+		times.Total = l.At.Sub(begun).Seconds()
 		if copying != "" {
 			took := l.At.Sub(since).Seconds()
 			times.Copying += took
 			times.Parts = append(times.Parts, fmt.Sprintf("%s %.1f s", copying, took))
 			copying = ""
 		}
-		switch {
-		case match[3] == string(install.Copy):
+		switch install.Action(match[3]) {
+		case install.Copy:
 			copying, since = match[4], l.At
-		case match[3] == string(install.Leave):
-			times.Total = l.At.Sub(begun).Seconds()
+		case install.WriteTab:
+			committed = true
 		}
 	}
-	if times.Total <= 0 || times.Copying <= 0 {
-		return installTimes{}, errors.New("reading what the installer said on the serial port: its first line, a step that copies and its last step are not all there")
-	}
-	return times, nil
+	return installTimes{}, errUnfinished
 }
 
 // ddLimit bounds a copy of less than a gigabyte.

@@ -137,8 +137,10 @@ func TestReadInstall_LinesOfTheInstaller_GiveTheTimeOfEachCopy(t *testing.T) {
 		at(15.5, "12:00:05  4 of 13: seed seed-data: 10 KiB at 2148532224"),
 		at(16, "12:00:06  5 of 13: copy Holdfast_1: 640 MiB of 2 GiB at 2320515072"),
 		at(26, "12:00:16  6 of 13: sync: waiting until the disk has written everything"),
-		at(30, "12:00:20  13 of 13: leave: done, leaving the installer"),
-		at(95, "BdsDxe: loading Boot0001"),
+		at(30, "12:00:20  7 of 13: table: writing the partition table; from here on the disk can be started"),
+		at(31, "[   89.743489] reboot: Restarting system"),
+		at(95, "BdsDxe: starting Boot0001"),
+		at(99, "12:00:20  7 of 13: another"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -147,8 +149,16 @@ func TestReadInstall_LinesOfTheInstaller_GiveTheTimeOfEachCopy(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if got, err := readInstall([]line{at(0, "installing release 1 on /dev/vda (disk): 750 MiB to copy"), at(1, "1 of 2: copy esp: 1 MiB")}); err == nil {
-		t.Errorf("an installation that was cut: %+v", got)
+	const begin, copied, table, again = "installing release 1 on /dev/vda (disk): 5 MiB to copy", "1 of 3: copy esp: 1 MiB", "2 of 3: table: writing", "BdsDxe: starting Boot0001"
+	for name, lines := range map[string][]line{
+		"goes on":    {at(0, begin), at(1, copied), at(2, table)},
+		"cut":        {at(0, begin), at(1, copied), at(2, again)},
+		"no first":   {at(1, copied), at(2, table), at(3, again)},
+		"not copied": {at(0, begin), at(2, table), at(3, again)},
+	} {
+		if got, err := readInstall(lines); err == nil {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }
 

@@ -62,7 +62,7 @@ func missed(row metric, r record) bool {
 	if !row.Times {
 		return r.Value > row.Limit
 	}
-	return r.Other <= 0 || r.Value/r.Other > row.Limit
+	return r.Value > row.Limit*r.Other
 }
 
 func targetText(row metric) string {

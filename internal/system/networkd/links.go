@@ -107,6 +107,32 @@ func parseLinks(data []byte) ([]Link, error) {
 	return links, nil
 }
 
+// OwnName is the name that a card has of itself: the one that udev derives from where it
+// is plugged in. A card that the node has taken has another one from then on, and an owner
+// who names a card means this one. Where udev knows none it is the present name.
+func (h Host) OwnName(link Link) string {
+	if !strings.HasPrefix(link.Name, "_") {
+		return link.Name
+	}
+	index, err := os.ReadFile(h.path("sys/class/net", link.Name, "ifindex"))
+	if err != nil {
+		return link.Name
+	}
+	known, err := os.ReadFile(h.path("run/udev/data", "n"+strings.TrimSpace(string(index))))
+	if err != nil {
+		return link.Name
+	}
+	// In the order of systemd's own policy for names.
+	for _, property := range []string{"ID_NET_NAME_ONBOARD", "ID_NET_NAME_SLOT", "ID_NET_NAME_PATH"} {
+		for line := range strings.Lines(string(known)) {
+			if name, ok := strings.CutPrefix(strings.TrimSpace(line), "E:"+property+"="); ok && name != "" {
+				return name
+			}
+		}
+	}
+	return link.Name
+}
+
 // addSysfs adds what ip does not say: whether a real device is behind the link, and
 // whether its present address is the permanent one.
 func (h Host) addSysfs(link *Link) {

@@ -281,3 +281,24 @@ func TestSetTimesyncd_EmptyContent_RemovesTheDropIn(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A card that the node has taken is still known by the name that is on its label.
+func TestOwnName_ATakenCard_IsWhatUdevCallsIt(t *testing.T) {
+	root := t.TempDir()
+	for path, text := range map[string]string{
+		"sys/class/net/_p525400123456/ifindex": "2\n", "sys/class/net/_p525400123457/ifindex": "3\n",
+		"run/udev/data/n2": "I:1\nE:ID_NET_NAME_MAC=enx525400123456\nE:ID_NET_NAME_PATH=enp0s3\nE:ID_NET_NAME_SLOT=ens3\n",
+		"run/udev/data/n3": "I:1\n",
+	} {
+		full := filepath.Join(root, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(full), 0o755), os.WriteFile(full, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host := networkd.Host{Root: root}
+	for name, want := range map[string]string{"_p525400123456": "ens3", "_p525400123457": "_p525400123457", "_pgone": "_pgone", "eth0": "eth0"} {
+		if got := host.OwnName(networkd.Link{Name: name}); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+}

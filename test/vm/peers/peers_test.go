@@ -134,7 +134,7 @@ func TestWireGuard_TwoEnds_CarryTraffic(t *testing.T) {
 	need(t, w.Attach(ctx, there, "eth0", 0, "192.0.2.2/24"))
 	mine, theirs := must(NewKeyPair())(t), must(NewKeyPair())(t)
 	need(t, here.WireGuard(ctx, "w1", Tunnel{PrivateKey: mine.Private, PeerKey: theirs.Public, Port: 51820, Endpoint: "192.0.2.2:51820", Allowed: []string{"10.99.0.2/32"}, Address: "10.99.0.1/24"}))
-	need(t, there.WireGuard(ctx, "w2", Tunnel{PrivateKey: theirs.Private, PeerKey: mine.Public, Port: 51820, Allowed: []string{"10.99.0.9/32"}, Address: "10.99.0.2/24"}))
+	need(t, there.WireGuard(ctx, "w2", Tunnel{PrivateKey: theirs.Private, PeerKey: mine.Public, Port: 51820, Allowed: []string{"10.99.0.1/32"}, Address: "10.99.0.2/24"}))
 	listener := must(there.Listen(ctx, "10.99.0.2:80"))(t)
 	defer listener.Close()
 	until(t, "the tunnel", func() bool { return reaches(t, here, "10.99.0.2:80") })

@@ -1,0 +1,28 @@
+package simulate
+
+import (
+	"os"
+	"reflect"
+	"testing"
+)
+
+// A member that was added to the daemon's machine and is not here would end the node in the
+// middle of something.
+func TestMachine_OfANode_HasEveryMember(t *testing.T) {
+	dir, err := os.MkdirTemp("", "hf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	n, err := New(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	machine := reflect.ValueOf(n.machine())
+	for i := range machine.NumField() {
+		if machine.Field(i).IsZero() {
+			t.Errorf("daemon.Machine.%s is not set: add it to machine.go", machine.Type().Field(i).Name)
+		}
+	}
+}
