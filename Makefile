@@ -52,6 +52,7 @@ test-host: build ## adapters against the real programs on this kernel
 	go test -count=1 ./test/host/...
 
 test-vm: build ## the real image in QEMU
+	test/vm/peers/install
 	go test -count=1 -timeout 75m -v ./test/vm/...
 
 fuzz: ## every parser of foreign bytes, a minute each

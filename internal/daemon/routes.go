@@ -92,6 +92,7 @@ func (d *Daemon) debugRoutes() []httpapi.Route {
 			return failable(d.machine.Diagnosis.Kernel(r.Context()))
 		}},
 		{Method: post, Path: base + "/:support-bundle", Doc: "gives an archive for whoever helps, without secrets", Response: httpapi.Raw{ContentType: "application/gzip"}, Handler: d.supportBundle},
+		{Method: get, Path: base + "/report", Doc: "gives the report of IncusOS", Later: "POST /1.0/debug/:support-bundle gives an archive without secrets"},
 		{Method: post, Path: base + "/:run-script", Doc: "runs a script that the makers have signed", Later: "it comes with a later release"},
 		{Method: get, Path: base + "/secureboot", Doc: "lists the parts of the measured boot", Response: []string{}, Handler: func(r *httpapi.Request) (any, error) {
 			return r.URLs(base+"/secureboot", "event-log"), nil

@@ -75,6 +75,8 @@ func (d *Daemon) storageRoutes() []httpapi.Route {
 		{Method: post, Path: base + "/:delete-volume", Doc: "deletes a volume", Later: later},
 		{Method: post, Path: base + "/:delete-pool", Doc: "deletes a pool", Later: later},
 		{Method: post, Path: base + "/:import-pool", Doc: "imports a pool", Later: later},
+		{Method: post, Path: base + "/:rescan-scsi", Doc: "looks for new SCSI drives", Later: later},
+		{Method: post, Path: base + "/:trim-pool", Doc: "tells the drives of a pool which blocks are free", Later: later},
 		{Method: post, Path: base + "/:scrub-pool", Doc: "checks all data of a pool", Later: later},
 		{Method: post, Path: base + "/:wipe-drive", Doc: "erases a drive", Later: later},
 		{Method: post, Path: base + "/:encrypt-drive", Doc: "encrypts a drive", Later: later},

@@ -39,6 +39,8 @@ func Check(c *api.FallbackListenerConfig) config.Problems {
 		}
 	}
 	switch n := len(c.TrustedClientCertificates); {
+	case n == 0 && c.ListenAddress == "":
+		return p // nothing asked for: the listener stays closed, as on a node that nobody has configured
 	case n == 0:
 		p.Add("trusted_client_certificates", "required", "at least one certificate is needed: nobody else can use the listener")
 	case n > maxTrusted:

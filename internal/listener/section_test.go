@@ -27,12 +27,13 @@ func TestCheck_WrongConfiguration_GivesEveryProblem(t *testing.T) {
 		config api.FallbackListenerConfig
 		want   []string
 	}{
-		"empty":     {api.FallbackListenerConfig{}, []string{"trusted_client_certificates required"}},
-		"name":      {api.FallbackListenerConfig{ListenAddress: "localhost:8443", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
-		"no port":   {api.FallbackListenerConfig{ListenAddress: "192.0.2.1", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
-		"port only": {api.FallbackListenerConfig{ListenAddress: ":8443", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
-		"zone":      {api.FallbackListenerConfig{ListenAddress: "[fe80::1%eth0]:8443", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
-		"too many":  {api.FallbackListenerConfig{TrustedClientCertificates: many}, []string{"trusted_client_certificates limit"}},
+		"nothing asked for":     {api.FallbackListenerConfig{}, nil},
+		"an address for nobody": {api.FallbackListenerConfig{ListenAddress: "192.0.2.10:8443"}, []string{"trusted_client_certificates required"}},
+		"name":                  {api.FallbackListenerConfig{ListenAddress: "localhost:8443", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
+		"no port":               {api.FallbackListenerConfig{ListenAddress: "192.0.2.1", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
+		"port only":             {api.FallbackListenerConfig{ListenAddress: ":8443", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
+		"zone":                  {api.FallbackListenerConfig{ListenAddress: "[fe80::1%eth0]:8443", TrustedClientCertificates: []string{good}}, []string{"listen_address address"}},
+		"too many":              {api.FallbackListenerConfig{TrustedClientCertificates: many}, []string{"trusted_client_certificates limit"}},
 		"certificates": {api.FallbackListenerConfig{TrustedClientCertificates: []string{"", good + good, good,
 			"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}},
 			[]string{"trusted_client_certificates[0] certificate", "trusted_client_certificates[1] certificate",

@@ -219,9 +219,10 @@ func disk(d Disk) []string {
 func network(m Machine) []string {
 	var cards []string
 	for i, tap := range m.Taps {
+		// Bonds of 802.3ad take cards that say how fast they are and that they send both ways.
 		// Without the header, frames have all their checksums: programs read them, not a kernel.
 		cards = append(cards, "-netdev", fmt.Sprintf("tap,id=tap%d,ifname=%s,script=no,downscript=no,vnet_hdr=off", i, comma(tap)),
-			"-device", fmt.Sprintf("virtio-net-pci,netdev=tap%d,mac=%s,romfile=", i, TapHwaddr(i)))
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=tap%d,mac=%s,speed=10000,duplex=full,romfile=", i, TapHwaddr(i)))
 	}
 	if m.NoNetwork {
 		return cards
