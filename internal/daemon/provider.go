@@ -32,9 +32,15 @@ type providerSource struct {
 
 // Check gives every problem of a configuration of the provider "images".
 func (p *providerSource) Check(_ context.Context, value, _ *osapi.ProviderConfig) error {
+	return CheckProvider(value)
+}
+
+// CheckProvider is the check of the section "provider": every problem, and whether a
+// source can be made of it.
+func CheckProvider(value *osapi.ProviderConfig) error {
 	problems := checkProvider(*value)
 	if len(problems) == 0 {
-		if _, err := p.source(*value); err != nil {
+		if _, err := (&providerSource{}).source(*value); err != nil {
 			problems.Add("config", "usable", "%s", err)
 		}
 	}

@@ -26,9 +26,9 @@ type Keys interface {
 	Rebind(ctx context.Context) error
 }
 
-// checkSecurity is the check of the section "security". A key or certificate that is sent
+// CheckSecurity is the check of the section "security". A key or certificate that is sent
 // back by reference stays what it is at that place of the list.
-func checkSecurity(value, kept *osapi.SecurityConfig, facts cacerts.Facts) error {
+func CheckSecurity(value, kept *osapi.SecurityConfig, facts cacerts.Facts) error {
 	var before osapi.SecurityConfig
 	if kept != nil {
 		before = *kept
@@ -52,9 +52,9 @@ func checkSecurity(value, kept *osapi.SecurityConfig, facts cacerts.Facts) error
 	return problems.Err()
 }
 
-// planSecurity: at the start of the node (no before) the keys are what they are, and the
-// certificates have to be put where programs find them.
-func planSecurity(before *osapi.SecurityConfig, next osapi.SecurityConfig, facts cacerts.Facts) (plan.Plan, error) {
+// PlanSecurity plans the section "security". At the start of the node, without a before,
+// the keys are what they are, and the certificates have to be put where programs find them.
+func PlanSecurity(before *osapi.SecurityConfig, next osapi.SecurityConfig, facts cacerts.Facts) (plan.Plan, error) {
 	var whole plan.Plan
 	if before != nil && !slices.Equal(before.EncryptionRecoveryKeys, next.EncryptionRecoveryKeys) {
 		whole = recovery.NewPlan(before.EncryptionRecoveryKeys, next.EncryptionRecoveryKeys)
@@ -64,7 +64,8 @@ func planSecurity(before *osapi.SecurityConfig, next osapi.SecurityConfig, facts
 	return whole, err
 }
 
-func hideSecurity(c osapi.SecurityConfig) osapi.SecurityConfig {
+// HideSecurity puts references in the place of the recovery keys.
+func HideSecurity(c osapi.SecurityConfig) osapi.SecurityConfig {
 	c.EncryptionRecoveryKeys = slices.Clone(c.EncryptionRecoveryKeys)
 	for i := range c.EncryptionRecoveryKeys {
 		config.Hide(&c.EncryptionRecoveryKeys[i])

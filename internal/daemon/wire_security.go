@@ -124,7 +124,7 @@ func (h *Host) keyTools() map[string]apply.Tool {
 func (h *Host) securitySetting() Setting[osapi.SecurityConfig, osapi.SecurityState] {
 	return Planned[osapi.SecurityConfig, osapi.SecurityState, cacerts.Facts]{
 		Facts:       h.certificateFacts,
-		CheckConfig: checkSecurity, PlanConfig: planSecurity, HideConfig: hideSecurity, Do: h.executor().Do,
+		CheckConfig: CheckSecurity, PlanConfig: PlanSecurity, HideConfig: HideSecurity, Do: h.executor().Do,
 		Observe: func(ctx context.Context, _ osapi.SecurityConfig) (osapi.SecurityState, error) {
 			result, err := h.trust(ctx)
 			return result.State, err

@@ -58,7 +58,7 @@ func (h *Host) kernelSetting() Setting[osapi.KernelConfig, osapi.KernelState] {
 			})
 			return kernel.Facts(facts), err
 		},
-		CheckConfig: checkKernel, PlanConfig: planKernel,
+		CheckConfig: CheckKernel, PlanConfig: PlanKernel,
 		Do: func(ctx context.Context, p plan.Plan) error {
 			if err := host.Remember(kernel.Settings()); err != nil {
 				return err
@@ -80,7 +80,7 @@ func (h *Host) loggingSetting() Setting[osapi.LoggingConfig, osapi.LoggingState]
 			running, err := manager.IsActive(ctx, logging.Unit)
 			return logging.Facts{Files: files, Running: running}, err
 		},
-		CheckConfig: checkLogging, PlanConfig: planLogging, Do: h.executor().Do,
+		CheckConfig: CheckLogging, PlanConfig: PlanLogging, Do: h.executor().Do,
 		Observe: func(ctx context.Context, _ osapi.LoggingConfig) (osapi.LoggingState, error) {
 			state, err := manager.Show(ctx, logging.Unit)
 			return osapi.LoggingState{Forwarder: state.Active}, err

@@ -290,9 +290,25 @@ func writeAnswer(w http.ResponseWriter, r *http.Request, answer any) error {
 		}
 		w.Header().Set("ETag", etag(of))
 	}
-	return writeEnvelope(w, http.StatusOK, osapi.Response{
-		Type: "sync", Status: "Success", StatusCode: http.StatusOK, Metadata: metadata,
-	})
+	return writeMetadata(w, metadata)
+}
+
+// What stands around the metadata of a finished request; see osapi.Response.
+const (
+	envelopeHead = `{"type":"sync","status":"Success","status_code":200,"operation":"","error_code":0,"error":"","metadata":`
+	envelopeTail = "}\n"
+)
+
+// writeMetadata puts the envelope around JSON that is there already: encoding it once more
+// took up to a quarter of a request.
+func writeMetadata(w http.ResponseWriter, metadata json.RawMessage) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(http.StatusOK)
+	answer := make([]byte, 0, len(envelopeHead)+len(metadata)+len(envelopeTail))
+	answer = append(append(append(answer, envelopeHead...), metadata...), envelopeTail...)
+	_, err := w.Write(answer)
+	return err
 }
 
 // operationCreated is Incus' status code for an operation that has begun.

@@ -361,3 +361,17 @@ func TestAsync_IsAnEnvelopeThatNamesTheOperation(t *testing.T) {
 		t.Errorf("code %d", w.Code)
 	}
 }
+
+// The envelope that is written around metadata is the one of the type, byte for byte.
+func TestEnvelope_OfAFinishedRequest_IsThatOfItsType(t *testing.T) {
+	channel := "stable"
+	w := httptest.NewRecorder()
+	server(t, &channel).ServeHTTP(w, httptest.NewRequest("GET", "/1.0/things/a", nil))
+	want, err := json.Marshal(osapi.Response{Type: "sync", Status: "Success", StatusCode: 200, Metadata: json.RawMessage(`{"name":"a"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want)+"\n", w.Body.String()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -17,7 +17,7 @@ import (
 func (n *Node) kernelSetting() daemon.Setting[osapi.KernelConfig, osapi.KernelState] {
 	return daemon.Planned[osapi.KernelConfig, osapi.KernelState, kernel.Facts]{
 		Facts:       func(context.Context) (kernel.Facts, error) { return n.hardware.kernelFacts(), nil },
-		CheckConfig: checkKernel, PlanConfig: planKernel, Do: n.hands("kernel.apply").Do,
+		CheckConfig: daemon.CheckKernel, PlanConfig: daemon.PlanKernel, Do: n.hands("kernel.apply").Do,
 		Observe: func(ctx context.Context, _ osapi.KernelConfig) (osapi.KernelState, error) {
 			size := n.hardware.kernelFacts().ZramSize
 			if size == 0 {
@@ -40,7 +40,7 @@ func (n *Node) loggingSetting() daemon.Setting[osapi.LoggingConfig, osapi.Loggin
 			}
 			return facts, nil
 		},
-		CheckConfig: checkLogging, PlanConfig: planLogging, Do: n.hands("logging.apply").Do,
+		CheckConfig: daemon.CheckLogging, PlanConfig: daemon.PlanLogging, Do: n.hands("logging.apply").Do,
 		Observe: func(ctx context.Context, _ osapi.LoggingConfig) (osapi.LoggingState, error) {
 			state := osapi.LoggingState{Forwarder: "inactive"}
 			if _, running := n.hardware.look("", logging.Unit); running {
@@ -57,7 +57,7 @@ func (n *Node) securitySetting() daemon.Setting[osapi.SecurityConfig, osapi.Secu
 			present, _ := n.hardware.look(cacerts.File, "")
 			return cacerts.Facts{Present: present, Now: time.Now()}, nil
 		},
-		CheckConfig: checkSecurity, PlanConfig: planSecurity, HideConfig: hideSecurity, Do: n.hands("security.apply").Do,
+		CheckConfig: daemon.CheckSecurity, PlanConfig: daemon.PlanSecurity, HideConfig: daemon.HideSecurity, Do: n.hands("security.apply").Do,
 		Observe: func(ctx context.Context, _ osapi.SecurityConfig) (osapi.SecurityState, error) {
 			return osapi.SecurityState{
 				EncryptedVolumes:  []osapi.EncryptedVolume{{Volume: "root", State: "simulated"}, {Volume: "swap", State: "simulated"}},
