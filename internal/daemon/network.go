@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
@@ -50,6 +51,11 @@ func (s *networkSetting) Check(ctx context.Context, value, kept *osapi.NetworkCo
 		return err
 	}
 	value.ConfirmationTimeout = ""
+	if kept == nil && reflect.DeepEqual(*value, osapi.NetworkConfig{}) {
+		// Nobody has said anything: that is always right, and asked for at each GET.
+		*value = network.WithDefaults(*value, world.Cards)
+		return nil
+	}
 	var before osapi.NetworkConfig
 	if kept != nil {
 		before = *kept

@@ -16,6 +16,7 @@ func measurements() []measurement {
 		installs(),
 		starts(),
 		memories(),
+		apis(),
 	)
 }
 
@@ -59,6 +60,8 @@ const (
 	inBytes unit = iota
 	// inSeconds are shown as s, or as min where that is even.
 	inSeconds
+	// inMilliseconds are seconds too, shown as ms.
+	inMilliseconds
 )
 
 // choose gives the measurements to take, in the order of the list.

@@ -71,6 +71,8 @@ func targetText(row metric) string {
 		return fmt.Sprintf("%g times", row.Limit)
 	case row.Unit == inBytes:
 		return fmt.Sprintf("%g MB", row.Limit/1e6)
+	case row.Unit == inMilliseconds:
+		return fmt.Sprintf("%g ms", row.Limit*1000)
 	case row.Limit >= 120 && math.Mod(row.Limit, 60) == 0:
 		return fmt.Sprintf("%g min", row.Limit/60)
 	}
@@ -81,6 +83,8 @@ func amount(u unit, n float64) string {
 	switch {
 	case u == inBytes:
 		return megabytes(n)
+	case u == inMilliseconds:
+		return fmt.Sprintf("%.1f ms", n*1000)
 	case n >= 600:
 		return fmt.Sprintf("%.1f min", n/60)
 	}
