@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/daemon"
+	"github.com/holdfast-os/holdfast/internal/httpapi"
 )
 
 const lan = `{"config":{"interfaces":[{"name":"lan","hwaddr":"52:54:00:12:34:56"}]}}`
@@ -213,5 +215,37 @@ func TestRestart_BeforeConfirmation_GoesBack(t *testing.T) {
 	}
 	if state := getAs[osapi.ConfigurationDocument](t, again, "/1.0/system/config").State; state.Number != 0 || state.Pending != nil {
 		t.Errorf("%+v", state)
+	}
+}
+
+// Whoever asks for a plan gets one or is refused, on every PUT of the API: a parameter that
+// is not understood would make the change.
+func TestDryRun_EveryPut_ChangesNothing(t *testing.T) {
+	f := ready(t)
+	before := map[string]string{}
+	puts := 0
+	for _, route := range f.daemon.Routes() {
+		if route.Method != "PUT" || route.Later != "" {
+			continue
+		}
+		puts++
+		path := fill(route.Path)
+		_, _, shown := call(t, f, "GET", path, "")
+		before[path] = string(shown)
+		code, message, _ := call(t, f, "PUT", path+"?dry-run=1", `{"config":{}}`)
+		if code != 200 && code != 400 && code != 404 {
+			t.Errorf("%s: %d %s", path, code, message)
+		}
+		if found := slices.ContainsFunc(route.Query, func(p httpapi.Param) bool { return p.Name == "dry-run" }); !found {
+			t.Errorf("%s does not say that it takes dry-run", path)
+		}
+	}
+	for path, want := range before {
+		if _, _, shown := call(t, f, "GET", path, ""); string(shown) != want {
+			t.Errorf("%s was changed by a plan: %s", path, shown)
+		}
+	}
+	if puts < 9 || len(getAs[[]osapi.Change](t, f, "/1.0/system/history")) != 0 {
+		t.Errorf("%d PUTs, history %v", puts, getAs[[]osapi.Change](t, f, "/1.0/system/history"))
 	}
 }

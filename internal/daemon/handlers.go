@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 	"github.com/holdfast-os/holdfast/internal/operation"
+	"github.com/holdfast-os/holdfast/internal/plan"
 )
 
 // defaultScrub is when pools are checked: Sundays at four.
@@ -59,7 +61,34 @@ func (d *Daemon) configureApplication(r *httpapi.Request) (any, error) {
 	if body.Config == nil {
 		return nil, configMissing()
 	}
+	if r.Query("confirmation_timeout") != "" {
+		return nil, httpapi.BadRequest("confirmation_timeout: the configuration of an application takes effect at once, and is changed back by another PUT")
+	}
+	if r.Query("dry-run") != "" {
+		return d.dryRun(r, func() (plan.Plan, error) { return d.planApplication(r.Context(), r.Var("name"), *body.Config) })
+	}
 	return nil, coded(d.machine.Apps.Configure(r.Context(), r.Var("name"), *body.Config))
+}
+
+// planApplication says what a new configuration of an application differs in.
+func (d *Daemon) planApplication(ctx context.Context, name string, next osapi.ApplicationConfig) (plan.Plan, error) {
+	is, err := d.machine.Apps.Show(ctx, name)
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	before, err := json.MarshalIndent(is.Config, "", "  ")
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	after, err := json.MarshalIndent(next, "", "  ")
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	var p plan.Plan
+	if string(before) != string(after) {
+		p.Add(plan.Step{Kind: plan.KeepDocument, Object: "application " + name, Before: string(before), After: string(after)})
+	}
+	return p, nil
 }
 
 func (d *Daemon) restartApplication(r *httpapi.Request) (any, error) {

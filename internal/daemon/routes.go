@@ -56,7 +56,7 @@ func (d *Daemon) applicationRoutes() []httpapi.Route {
 		{Method: get, Path: list, Doc: "lists the installed applications", Response: []string{}, Handler: d.listApplications},
 		{Method: post, Path: list, Doc: "installs and starts an application", Request: osapi.ApplicationsPost{}, EmptyBody: true, Query: asyncQuery(), Handler: d.addApplication},
 		{Method: get, Path: one, Doc: "shows an application", Response: osapi.Application{}, Handler: d.showApplication},
-		{Method: put, Path: one, Doc: "configures an application", Request: Put[osapi.ApplicationConfig]{}, Handler: d.configureApplication},
+		{Method: put, Path: one, Doc: "configures an application", Request: Put[osapi.ApplicationConfig]{}, Query: []httpapi.Param{{Name: "dry-run", Doc: "with 1 nothing is changed: the answer is the plan", Example: "1"}}, Handler: d.configureApplication},
 		{Method: post, Path: one + "/:restart", Doc: "restarts an application, after the answer", Handler: d.restartApplication},
 		{Method: post, Path: one + "/:remove", Doc: "removes an application", Handler: d.removeApplication},
 		{Method: post, Path: one + "/:check-update", Doc: "brings an application to the newest release, after the answer", Handler: d.checkApplication},
