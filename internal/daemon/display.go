@@ -19,8 +19,11 @@ import (
 
 	notifier "github.com/coreos/go-systemd/v22/daemon"
 
+	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/change"
 	"github.com/holdfast-os/holdfast/internal/console"
+	kerneladapter "github.com/holdfast-os/holdfast/internal/system/kernel"
+	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
 // product is what the screen calls the system until os-release has been read.
@@ -52,13 +55,15 @@ type screens struct {
 	log     *slog.Logger
 	console *console.Console
 	once    sync.Once
+	// setSpeed sets the speed of a serial line; 0 leaves it.
+	setSpeed func(device string, rate int) error
 	// shows are the devices that are drawn on.
 	shows sync.WaitGroup
 }
 
 func newScreens(ctx context.Context, root string, log *slog.Logger) *screens {
 	clock := realClock()
-	s := &screens{ctx: ctx, root: root, log: log, console: console.New(console.Options{
+	s := &screens{ctx: ctx, root: root, log: log, setSpeed: kerneladapter.Host{Root: root, Run: run.Host}.SetSpeed, console: console.New(console.Options{
 		Log: log, Now: clock.Now, After: clock.After, Start: clock.Now().Add(-clock.SinceBoot()),
 	})}
 	s.console.Update(func(screen *console.Screen) { screen.Product = product })
@@ -67,10 +72,19 @@ func newScreens(ctx context.Context, root string, log *slog.Logger) *screens {
 
 // Start opens every console. One that cannot be opened is left out: a node without a
 // screen is a node.
-func (s *screens) Start(context.Context) error {
+func (s *screens) Start(_ context.Context, more []osapi.KernelConsole) error {
 	names, err := consoleDevices(s.root)
 	if err != nil {
 		return err
+	}
+	for _, wanted := range more {
+		name := filepath.Base(wanted.Device)
+		if err := s.setSpeed(name, wanted.BaudRate); err != nil {
+			s.log.Warn("console keeps its speed", "device", name, "error", err)
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	s.once.Do(func() {
 		for _, name := range names {

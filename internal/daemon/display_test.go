@@ -111,12 +111,20 @@ func TestScreens_VirtualTerminalAndSerialLine_ShowTheNode(t *testing.T) {
 	root := consoleRoot(t, "tty0 ttyS0")
 	vga := pseudo(t, filepath.Join(root, "dev/tty1"), 100, 30)
 	line := pseudo(t, filepath.Join(root, "dev/ttyS0"), 0, 0)
+	wanted := pseudo(t, filepath.Join(root, "dev/ttyS1"), 0, 0)
 	ctx, cancel := context.WithCancel(context.Background())
 	s := newScreens(ctx, root, slog.New(slog.DiscardHandler))
+	speeds := map[string]int{}
+	s.setSpeed = func(device string, rate int) error { speeds[device] = rate; return nil }
 	s.Identity(Shown{Environment: osapi.Environment{Hostname: "node1", OSName: "Holdfast", OSVersion: "202611220104"}, Addresses: []string{"10.0.2.15"}})
 	before := echoes(t, vga)
-	if err := s.Start(ctx); err != nil {
+	more := []osapi.KernelConsole{{Device: "/dev/ttyS1", BaudRate: 9600}, {Device: "ttyS0"}}
+	if err := s.Start(ctx, more); err != nil {
 		t.Fatal(err)
+	}
+	until(t, wanted, "addresses: 10.0.2.15\r")
+	if diff := cmp.Diff(map[string]int{"ttyS1": 9600, "ttyS0": 0}, speeds); diff != "" {
+		t.Error(diff)
 	}
 	picture := until(t, vga, "node1", "\x1b[30;1H", "10.0.2.15")
 	lines := until(t, line, "addresses: 10.0.2.15\r")
@@ -144,7 +152,7 @@ func TestScreens_LineBlocks_EndsAllTheSame(t *testing.T) {
 	for range 200 {
 		s.Message(console.LevelInfo, strings.Repeat("more than the line takes ", 40))
 	}
-	if err := s.Start(ctx); err != nil {
+	if err := s.Start(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	cancel()

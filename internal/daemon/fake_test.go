@@ -338,7 +338,7 @@ func (fakeDiagnosis) EventLog(context.Context) (osapi.DebugEventLog, error) {
 
 type fakeDisplay struct{ *world }
 
-func (f fakeDisplay) Start(context.Context) error { return f.did("console") }
+func (f fakeDisplay) Start(context.Context, []osapi.KernelConsole) error { return f.did("console") }
 
 func (f fakeDisplay) Message(level, text string) {
 	f.mu.Lock()

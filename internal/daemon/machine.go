@@ -171,8 +171,8 @@ type Diagnosis interface {
 
 // Display is the screen of the machine.
 type Display interface {
-	// Start opens the screens.
-	Start(ctx context.Context) error
+	// Start opens the screens: those of the kernel, and those that an owner wants as well.
+	Start(ctx context.Context, more []osapi.KernelConsole) error
 	// Message shows news; level is "info", "warning" or "error".
 	Message(level, text string)
 	// Progress shows what goes on; total 0 shows no bar.

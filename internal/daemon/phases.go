@@ -66,7 +66,12 @@ func (d *Daemon) loadState(context.Context) error {
 }
 
 func (d *Daemon) startConsole(ctx context.Context) error {
-	if err := d.machine.Display.Start(ctx); err != nil {
+	kept, err := current(ctx, d, sectionKernel, d.machine.Kernel)
+	if err != nil {
+		// An install medium has read nothing, and a screen is wanted most when things are wrong.
+		d.log.Info("showing on the kernel's consoles alone", "error", err)
+	}
+	if err := d.machine.Display.Start(ctx, kept.Console); err != nil {
 		return err
 	}
 	d.showIdentity(ctx)

@@ -160,7 +160,9 @@ func (p power) ask(ctx context.Context, action string) error {
 // display is daemon.Display and daemon.Doing: the log stands for the screen.
 type display struct{ *Node }
 
-func (d display) Start(ctx context.Context) error { return d.faults.hit(ctx, "console.start") }
+func (d display) Start(ctx context.Context, _ []osapi.KernelConsole) error {
+	return d.faults.hit(ctx, "console.start")
+}
 
 func (d display) Message(level, text string) { d.log.Debug("console", "level", level, "text", text) }
 
