@@ -22,6 +22,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -104,7 +105,8 @@ type Request struct {
 	vars  map[string]string
 	body  any
 	match func() error
-	seen  *Seen
+	// made is the number of the change; work that goes on behind the answer may set it.
+	made *atomic.Int64
 }
 
 // Context ends when the caller goes away.
@@ -143,7 +145,7 @@ func (r *Request) Caller() string { return caller(r.HTTP) }
 
 // Made notes the number of the configuration's change that the request has made, for an
 // observer.
-func (r *Request) Made(change int) { r.seen.Change = change }
+func (r *Request) Made(change int) { r.made.Store(int64(change)) }
 
 // Tagged is an answer whose ETag is that of a part of it, as the configuration without
 // the state.
@@ -177,7 +179,7 @@ type Seen struct {
 	// Code is the HTTP status, Err why a request was refused.
 	Code int
 	Err  error
-	// Change is what a handler said with Request.Made; 0 when it said nothing.
+	// Change is what a handler has said with Request.Made by now; 0 when it said nothing.
 	Change int
 	Took   time.Duration
 }

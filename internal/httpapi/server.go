@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
@@ -47,13 +48,14 @@ func (s *Server) Routes() []Route { return s.routes }
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	seen := &Seen{HTTP: r, Caller: caller(r), From: from(r), Code: http.StatusOK}
-	answer, err := s.safely(r, seen)
+	made := &atomic.Int64{}
+	answer, err := s.safely(r, seen, made)
 	if s.Observe != nil {
 		if err != nil {
 			seen.Code, seen.Err = Code(err), err
 		}
 		defer func() {
-			seen.Took = time.Since(started)
+			seen.Took, seen.Change = time.Since(started), int(made.Load())
 			s.Observe(*seen)
 		}()
 	}
@@ -108,17 +110,17 @@ func (s *Server) stream(stream Stream, w http.ResponseWriter, r *http.Request) {
 }
 
 // safely turns a panic into an error.
-func (s *Server) safely(r *http.Request, seen *Seen) (answer any, err error) {
+func (s *Server) safely(r *http.Request, seen *Seen, made *atomic.Int64) (answer any, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))
 			err = Internal("the node made a mistake in %s %s: see /1.0/debug/log", r.Method, r.URL.Path)
 		}
 	}()
-	return s.serve(r, seen)
+	return s.serve(r, seen, made)
 }
 
-func (s *Server) serve(r *http.Request, seen *Seen) (any, error) {
+func (s *Server) serve(r *http.Request, seen *Seen, made *atomic.Int64) (any, error) {
 	prefix, proxied := proxyPrefix(r)
 	if !prefixForm.MatchString(prefix) {
 		return nil, BadRequest("header %s: %q is not a path", ProxyHeader, prefix)
@@ -144,7 +146,7 @@ func (s *Server) serve(r *http.Request, seen *Seen) (any, error) {
 	if route.Later != "" {
 		return nil, NotImplemented("%s %s is not there yet: %s", r.Method, route.Path, route.Later)
 	}
-	request := &Request{HTTP: r, Prefix: prefix, vars: vars, seen: seen}
+	request := &Request{HTTP: r, Prefix: prefix, vars: vars, made: made}
 	request.match = func() error { return res.checkMatch(request) }
 	if route.Request != nil {
 		body, err := readBody(route, r)

@@ -375,3 +375,33 @@ func TestEnvelope_OfAFinishedRequest_IsThatOfItsType(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A caller that goes away does not end the change that it asked for; its number may come
+// when the request is over, and must not meet the observer.
+func TestMade_AfterTheAnswer_DoesNotMeetTheObserver(t *testing.T) {
+	answered, said := make(chan struct{}), make(chan struct{})
+	s, err := httpapi.New(context.Background(), []httpapi.Route{
+		{Method: "POST", Path: "/1.0/work", Doc: "work", Handler: func(r *httpapi.Request) (any, error) {
+			r.Made(1)
+			go func() {
+				<-answered
+				r.Made(2)
+				close(said)
+			}()
+			return nil, nil
+		}},
+	}, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := make(chan int, 1)
+	s.Observe = func(seen httpapi.Seen) {
+		close(answered)
+		changes <- seen.Change
+		<-said
+	}
+	s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/1.0/work", nil))
+	if got := <-changes; got != 1 {
+		t.Errorf("change %d", got)
+	}
+}
