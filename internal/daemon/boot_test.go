@@ -34,6 +34,7 @@ func TestRun_EverythingWorks_PhasesInOrderThenReady(t *testing.T) {
 	w.seed.apps = []string{"incus"}
 	f := start(t, w, nil)
 	w.wait(t, "status ready")
+	<-f.clock.pauses // the console's, behind the last phase
 	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "kernel", "security", "network", "logging",
 		"extensions", "pools", "provider", "applications", "ensure"}
 	if diff := cmp.Diff(want, effects(w.log())); diff != "" {
