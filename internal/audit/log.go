@@ -39,7 +39,7 @@ type Options struct {
 
 // Record is a request and its outcome.
 type Record struct {
-	// Who and From are what Caller gives.
+	// Who is the caller as the API knows it, From its address as far as that is known.
 	Who, From string
 	// Method and Path are those of the request.
 	Method, Path string
