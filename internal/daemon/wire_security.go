@@ -48,6 +48,9 @@ func (h hostKeys) Prepare(ctx context.Context) error {
 	if err := h.luks.Open(ctx, swapVolume, device, recovery.KeyFile); err != nil {
 		return err
 	}
+	if err := h.luks.Lighten(ctx, device, key); err != nil {
+		h.log.Warn("swap will be opened slowly at the next start too", "error", err)
+	}
 	return swap.Host{Root: root, Run: run.Host}.On(ctx, "/dev/mapper/"+swapVolume)
 }
 

@@ -282,3 +282,45 @@ func TestRebind_WrongKey_ChangesNothing(t *testing.T) {
 		t.Errorf("got %v, want %v", err, luks.ErrNoKey)
 	}
 }
+
+// Opening swap must not cost seconds at each start: the keyslot that partitioning made
+// for the generated key becomes as light as those of Enroll, once, and the one that a
+// person's key opens stays expensive to guess.
+func TestLighten_VolumeOfTheFirstBoot_MakesOnlyTheGeneratedKeyCheap(t *testing.T) {
+	n := newKeyNode(t, strings.Repeat("cccbcdce-", 7)+"cccbcdce")
+	key, device := strings.Repeat("cccbcdce-", 7)+"cccbcdce", n.path(recovery.Swap)
+	heavy := []string{"--pbkdf=argon2id", "--pbkdf-memory=1024", "--pbkdf-force-iterations=4", "--pbkdf-parallel=1"}
+	if _, err := runTool(t, n.tree.Command("cryptsetup", append(heavy, "luksConvertKey", "--batch-mode", "--key-file="+n.path(recovery.KeyFile), device)...)); err != nil {
+		t.Fatal(err)
+	}
+	n.luks.KDF = heavy
+	if err := n.luks.Enroll(t.Context(), device, n.path(recovery.KeyFile), "a person's own long key"); err != nil {
+		t.Fatal(err)
+	}
+	kinds := func() (found []string) {
+		header, err := n.luks.ReadHeader(t.Context(), device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, slot := range header.Slots {
+			found = append(found, slot.KDF)
+		}
+		return found
+	}
+	if diff := cmp.Diff([]string{"argon2id", "argon2id"}, kinds()); diff != "" {
+		t.Fatal(diff)
+	}
+	for range 2 { // the second time there is nothing to do
+		if err := n.luks.Lighten(t.Context(), device, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"pbkdf2", "argon2id"}, kinds()); diff != "" {
+		t.Error(diff)
+	}
+	for _, k := range []string{key, "a person's own long key"} {
+		if opens, err := n.luks.Opens(t.Context(), device, k); err != nil || !opens {
+			t.Errorf("%q opens: %t, %v", k, opens, err)
+		}
+	}
+}

@@ -100,7 +100,12 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	// It runs until the switch is gone: what is put off runs last in, first out.
-	t.Cleanup(func() { removeClone(t, networkName) })
+	t.Cleanup(func() {
+		if t.Failed() && r.node != nil {
+			r.keepNode(t)
+		}
+		removeClone(t, networkName)
+	})
 	restore(t, lab.Options{Name: networkName, From: baseName, Variant: lab.VariantTest, NoSnapshot: true, Hardware: lab.Hardware{Taps: r.taps}})
 	r.node = watched(t, newNode(t, networkName))
 	return r
@@ -111,6 +116,20 @@ func (r *rig) keepSide(t *testing.T) {
 	t.Helper()
 	for name, text := range r.side.Outputs() {
 		t.Logf("%s: %s", name, text)
+	}
+}
+
+// keepNode shows the node's own view, from inside: over the network it may not answer.
+func (r *rig) keepNode(t *testing.T) {
+	t.Helper()
+	for _, argv := range [][]string{
+		{"ip", "address"}, {"networkctl", "--no-pager"}, {"bridge", "vlan"}, {"nft", "list", "ruleset"},
+		{"journalctl", "-b", "-n", "400", "--no-pager", "-o", "short-monotonic", "-u", "holdfastd", "-u", "systemd-networkd"},
+	} {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		result, err := machines.lab.Exec(ctx, r.name, argv)
+		cancel()
+		t.Logf("on the node, %s: %v\n%s%s", strings.Join(argv, " "), err, result.Stdout, result.Stderr)
 	}
 }
 

@@ -106,16 +106,16 @@ func (r *rig) cutOff(t *testing.T) {
 	begun := time.Now()
 	r.sentenced(t, within)
 	seen := r.over(t, nodeV4)
-	ctx, cancel := context.WithTimeout(t.Context(), shortLimit)
-	defer cancel()
-	document, _, err := seen.Config(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if document.State.Pending == nil || document.State.Pending.Deadline == nil || document.State.Number != r.number {
-		t.Fatalf("the change does not wait to be confirmed: %+v", document.State)
-	}
-	left := time.Until(*document.State.Pending.Deadline)
+	var pending *api.PendingChange
+	until(t, within, "waiting for the change to be applied", func(ctx context.Context) (bool, error) {
+		document, _, err := seen.Config(ctx)
+		if err != nil || document.State.Pending == nil || document.State.Number != r.number {
+			return false, fmt.Errorf("the change does not wait to be confirmed: %+v, %w", document.State, err)
+		}
+		pending = document.State.Pending
+		return pending.Deadline != nil, nil
+	})
+	left := time.Until(*pending.Deadline)
 	if left > within {
 		t.Errorf("the change waits for %s more, want at most %s", left, within)
 	}

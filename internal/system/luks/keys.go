@@ -72,6 +72,33 @@ func (h Host) kdf(key string) []string {
 	return h.KDF
 }
 
+// Lighten gives the keyslot of a generated key the light derivation that Enroll gives it:
+// systemd-repart makes keyslots as for a password, and each start would pay for that. A
+// volume that has a light one already, and a key that a person chose, are left alone.
+func (h Host) Lighten(ctx context.Context, device, key string) error {
+	if !IsRecoveryKey(key) {
+		return nil
+	}
+	header, err := h.ReadHeader(ctx, device)
+	if err != nil {
+		return err
+	}
+	for _, slot := range header.Slots {
+		if slot.typed() && slot.KDF == "pbkdf2" {
+			return nil
+		}
+	}
+	slots, err := h.slotsOf(ctx, device, key, header)
+	if err != nil || len(slots) == 0 {
+		return err
+	}
+	return h.withKey(key, func(file string) error {
+		args := []string{"luksConvertKey", "--batch-mode", "--key-slot=" + strconv.Itoa(slots[0]), "--key-file=" + file}
+		args = append(args, h.kdf(key)...)
+		return h.do(ctx, "making the generated key of "+device+" quick to use", run.Command{Name: "cryptsetup", Args: append(args, device)})
+	})
+}
+
 // KeepOnly removes every keyslot for a password or a recovery key that none of the keys
 // opens; bindings to a TPM stay. Nothing is removed unless each of the keys opens the
 // volume, so it cannot be locked. It may be called again after it was cut short.

@@ -61,6 +61,8 @@ type Header struct {
 type Slot struct {
 	Number int
 	Kind   SlotKind
+	// KDF is how a key becomes the slot's own, as "argon2id" or "pbkdf2".
+	KDF string
 }
 
 // TPMToken is one systemd-tpm2 token.
@@ -107,7 +109,11 @@ func (h Host) ReadHeader(ctx context.Context, device string) (Header, error) {
 }
 
 type metadata struct {
-	Keyslots map[string]struct{}        `json:"keyslots"`
+	Keyslots map[string]struct {
+		KDF struct {
+			Type string `json:"type"`
+		} `json:"kdf"`
+	} `json:"keyslots"`
 	Tokens   map[string]json.RawMessage `json:"tokens"`
 	Segments map[string]struct {
 		Encryption string `json:"encryption"`
@@ -150,7 +156,8 @@ func ParseHeader(data []byte) (Header, error) {
 		}
 	}
 	for number, kind := range kinds {
-		header.Slots = append(header.Slots, Slot{Number: number, Kind: kind})
+		kdf := raw.Keyslots[strconv.Itoa(number)].KDF.Type
+		header.Slots = append(header.Slots, Slot{Number: number, Kind: kind, KDF: kdf})
 	}
 	slices.SortFunc(header.Slots, func(a, b Slot) int { return a.Number - b.Number })
 	for _, id := range sortedKeys(raw.Segments) {

@@ -58,7 +58,7 @@ func TestIsRecoveryKey_OtherText_IsRefused(t *testing.T) {
 }
 
 const metadata = `{"keyslots":{
- "0":{"type":"luks2","key_size":64}, "1":{"type":"luks2","key_size":64}, "2":{"type":"luks2"}, "10":{"type":"luks2"}},
+ "0":{"type":"luks2","key_size":64,"kdf":{"type":"argon2id"}}, "1":{"type":"luks2","key_size":64,"kdf":{"type":"pbkdf2"}}, "2":{"type":"luks2"}, "10":{"type":"luks2"}},
 "tokens":{
  "0":{"type":"systemd-recovery","keyslots":["0"]},
  "1":{"type":"systemd-tpm2","keyslots":["1"],"tpm2-blob":["AAAA","BBBB"],"tpm2-pcrs":[7,15],"tpm2-pcr-bank":"sha256",
@@ -74,7 +74,7 @@ func TestParseHeader_BoundVolume_GivesSlotsAndBindings(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := luks.Header{
-		Slots:   []luks.Slot{{0, luks.Recovery}, {1, luks.TPM2}, {2, luks.Password}, {10, luks.Other}},
+		Slots:   []luks.Slot{{0, luks.Recovery, "argon2id"}, {1, luks.TPM2, "pbkdf2"}, {2, luks.Password, ""}, {10, luks.Other, ""}},
 		TPM:     []luks.TPMToken{{Slots: []int{1}, PCRs: []int{7, 15}, Bank: "sha256", SignedPCRs: []int{11}, PublicKey: []byte("PEM")}},
 		Ciphers: []string{"aes-xts-plain64"},
 	}
