@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -33,7 +34,15 @@ type phase struct {
 	// limit is how long one try may take.
 	limit time.Duration
 	run   func(context.Context) error
+	// begins says when: inTurn or together.
+	begins bool
 }
+
+// When a phase begins: after all before it have ended, or with the one before it.
+const (
+	inTurn   = false
+	together = true
+)
 
 // bootRecord is what has happened so far. It may be read while the phases run.
 type bootRecord struct {
@@ -54,7 +63,7 @@ func (b *bootRecord) set(i int, change func(*osapi.BootPhase)) {
 	change(&b.phases[i])
 }
 
-// runner takes phases one after the other, each until it works.
+// runner takes phases in their order, each until it works.
 type runner struct {
 	clock Clock
 	log   *slog.Logger
@@ -73,10 +82,23 @@ func (r *runner) all(ctx context.Context, phases []phase) error {
 		r.boot.phases[i] = osapi.BootPhase{Name: p.name, State: phaseWaiting}
 	}
 	r.boot.mu.Unlock()
-	for i, p := range phases {
-		if err := r.one(ctx, i, p); err != nil {
-			return err
+	for first := 0; first < len(phases); {
+		next := first + 1
+		for next < len(phases) && phases[next].begins == together {
+			next++
 		}
+		failed := make(chan error, next-first)
+		for i := first; i < next; i++ {
+			go func() { failed <- r.one(ctx, i, phases[i]) }()
+		}
+		var ended error
+		for range next - first {
+			ended = errors.Join(ended, <-failed)
+		}
+		if ended != nil {
+			return ended
+		}
+		first = next
 	}
 	return nil
 }

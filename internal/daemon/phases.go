@@ -16,25 +16,27 @@ import (
 // showEvery is how often the console looks for new addresses.
 const showEvery = 30 * time.Second
 
-// nodePhases is what a node does when it starts, in this order.
+// nodePhases is what a node does when it starts, in this order. Waiting for an address,
+// reading the images of applications and importing pools take seconds each and need
+// nothing of each other.
 func (d *Daemon) nodePhases() []phase {
 	return []phase{
-		{"state", time.Minute, d.loadState},
-		{"console", time.Minute, d.startConsole},
-		{"requirements", time.Minute, d.checkRequirements},
-		{"api", time.Minute, d.listen},
-		{"recovery-keys", 5 * time.Minute, d.prepareKeys},
-		{"kernel", time.Minute, d.startSetting(sectionKernel)},
-		{"security", 5 * time.Minute, d.startSetting(sectionSecurity)},
-		{"network", 5 * time.Minute, d.startNetwork},
-		{"logging", time.Minute, d.startSetting(sectionLogging)},
-		{"extensions", 5 * time.Minute, d.mergeExtensions},
-		{"pools", 10 * time.Minute, d.ensurePools},
-		{"provider", 5 * time.Minute, d.startProvider},
-		{"services", 5 * time.Minute, d.startServices},
-		{"configuration", time.Minute, d.settleConfiguration},
-		{"applications", time.Hour, d.startApplications},
-		{"ready", time.Minute, d.becomeReady},
+		{"state", time.Minute, d.loadState, inTurn},
+		{"console", time.Minute, d.startConsole, inTurn},
+		{"requirements", time.Minute, d.checkRequirements, inTurn},
+		{"api", time.Minute, d.listen, inTurn},
+		{"recovery-keys", 5 * time.Minute, d.prepareKeys, inTurn},
+		{"kernel", time.Minute, d.startSetting(sectionKernel), inTurn},
+		{"security", 5 * time.Minute, d.startSetting(sectionSecurity), inTurn},
+		{"logging", time.Minute, d.startSetting(sectionLogging), inTurn},
+		{"network", 5 * time.Minute, d.startNetwork, inTurn},
+		{"extensions", 5 * time.Minute, d.mergeExtensions, together},
+		{"pools", 10 * time.Minute, d.ensurePools, together},
+		{"provider", 5 * time.Minute, d.startProvider, inTurn},
+		{"services", 5 * time.Minute, d.startServices, inTurn},
+		{"configuration", time.Minute, d.settleConfiguration, inTurn},
+		{"applications", time.Hour, d.startApplications, inTurn},
+		{"ready", time.Minute, d.becomeReady, inTurn},
 	}
 }
 
@@ -42,8 +44,8 @@ func (d *Daemon) nodePhases() []phase {
 // restart from the installed disk.
 func (d *Daemon) installPhases() []phase {
 	return []phase{
-		{"console", time.Minute, d.startConsole},
-		{"install", 0, d.install},
+		{"console", time.Minute, d.startConsole, inTurn},
+		{"install", 0, d.install, inTurn},
 	}
 }
 
