@@ -3,10 +3,11 @@ package install
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // Disk access is in bytes from the start of the whole disk.
@@ -157,17 +158,13 @@ func (s shifted) ReadAt(p []byte, offset int64) (int, error) {
 }
 
 // copyRange copies what is used of a range that was zeroed before: chunks of zeros
-// are left out. What was written is read back from the disk and compared by its
-// SHA-256.
+// are left out. What was written is read back from the disk and compared by its sums,
+// which are there to find a faulty disk: what the medium holds is proved by signatures.
 func copyRange(ctx context.Context, step Step, from io.ReaderAt, to TargetDisk, watch Observer) error {
-	wrote, read := sha256.New(), sha256.New()
-	var written []int64
+	written := map[int64]uint64{}
 	var done int64
 	total := step.Bytes()
-	err := eachChunk(ctx, step, func(offset int64, data []byte) error {
-		if err := readFull(from, data, offset); err != nil {
-			return fmt.Errorf("reading the medium: %w", err)
-		}
+	err := eachChunk(ctx, step, from, nil, func(offset int64, data []byte) error {
 		done += int64(len(data))
 		if watch.Progress != nil {
 			defer watch.Progress(string(step.Action)+" "+step.Name, done, total)
@@ -175,54 +172,94 @@ func copyRange(ctx context.Context, step Step, from io.ReaderAt, to TargetDisk, 
 		if bytes.Equal(data, zeros[:len(data)]) {
 			return nil
 		}
-		wrote.Write(data)
-		written = append(written, offset)
+		written[offset] = xxhash.Sum64(data)
 		_, err := to.WriteAt(data, offset)
 		return err
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("copying from the medium: %w", err)
 	}
 	if err := to.Sync(); err != nil {
 		return err
 	}
-	err = eachChunk(ctx, step, func(offset int64, data []byte) error {
-		if len(written) == 0 || written[0] != offset {
-			return nil
+	wanted := func(offset int64) bool { _, ok := written[offset]; return ok }
+	err = eachChunk(ctx, step, to, wanted, func(offset int64, data []byte) error {
+		if written[offset] != xxhash.Sum64(data) {
+			return errors.New("it is not what was written: the disk or the medium is faulty")
 		}
-		written = written[1:]
-		if err := readFull(to, data, offset); err != nil {
-			return fmt.Errorf("reading back: %w", err)
-		}
-		read.Write(data)
 		return nil
 	})
 	if err != nil {
-		return err
-	}
-	if !bytes.Equal(wrote.Sum(nil), read.Sum(nil)) {
-		return errors.New("what was read back is not what was written: the disk or the medium is faulty")
+		return fmt.Errorf("reading back: %w", err)
 	}
 	return nil
 }
 
-// eachChunk calls work for the pieces of a step, each cut into chunks, with a buffer
-// of the right size.
-func eachChunk(ctx context.Context, step Step, work func(offset int64, data []byte) error) error {
-	buffer := make([]byte, min(chunk, step.Size))
+// part is a piece of a disk in memory, or why there is none.
+type part struct {
+	offset int64
+	data   []byte
+	err    error
+}
+
+// ahead is how many chunks are read before they are asked for.
+const ahead = 2
+
+// eachChunk reads the chunks of a step that are wanted, nil for all, and hands them to
+// work in their order. The next ones are read while work is busy.
+func eachChunk(ctx context.Context, step Step, from io.ReaderAt, wanted func(offset int64) bool, work func(offset int64, data []byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	free, filled := make(chan []byte, ahead+1), make(chan part, ahead)
+	for range cap(free) {
+		free <- make([]byte, min(chunk, step.Size))
+	}
+	ended := make(chan struct{})
+	defer func() { cancel(); <-ended }()
+	go func() {
+		defer close(ended)
+		defer close(filled)
+		readChunks(ctx, step, from, wanted, free, filled)
+	}()
+	for p := range filled {
+		err := p.err
+		if err == nil {
+			err = work(p.offset, p.data)
+		}
+		if err != nil {
+			return fmt.Errorf("at byte %d: %w", p.offset, err)
+		}
+		free <- p.data[:cap(p.data)]
+	}
+	return ctx.Err()
+}
+
+// readChunks fills buffers until the step or the context ends.
+func readChunks(ctx context.Context, step Step, from io.ReaderAt, wanted func(int64) bool, free <-chan []byte, filled chan<- part) {
 	for _, piece := range step.pieces() {
 		for done := int64(0); done < piece.Size; {
-			if err := ctx.Err(); err != nil {
-				return err
+			offset, size := piece.Offset+done, min(chunk, piece.Size-done)
+			done += size
+			if wanted != nil && !wanted(offset) {
+				continue
 			}
-			data := buffer[:min(int64(len(buffer)), piece.Size-done)]
-			if err := work(piece.Offset+done, data); err != nil {
-				return fmt.Errorf("at byte %d: %w", piece.Offset+done, err)
+			var p part
+			select {
+			case <-ctx.Done():
+				return
+			case buffer := <-free:
+				p = part{offset: offset, data: buffer[:size]}
 			}
-			done += int64(len(data))
+			p.err = readFull(from, p.data, offset)
+			select {
+			case <-ctx.Done():
+				return
+			case filled <- p:
+			}
+			if p.err != nil {
+				return
+			}
 		}
 	}
-	return nil
 }
 
 func readFull(from io.ReaderAt, data []byte, offset int64) error {
