@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/config"
@@ -36,6 +37,9 @@ type networkSetting struct {
 
 	mu  sync.Mutex
 	now network.Plan
+	// seen is the machine as it was at the time seenAt.
+	seen   network.World
+	seenAt time.Time
 }
 
 // NewNetworkSetting makes the setting on a machine.
@@ -43,10 +47,36 @@ func NewNetworkSetting(hands NetworkHands) Setting[osapi.NetworkConfig, osapi.Ne
 	return &networkSetting{hands: hands}
 }
 
+// worldHolds is how long a look at the machine serves: checking, planning and applying
+// one change look at the same machine, and do not wait for three looks.
+const worldHolds = 5 * time.Second
+
+func (s *networkSetting) world(ctx context.Context) (network.World, error) {
+	s.mu.Lock()
+	seen, age := s.seen, time.Since(s.seenAt)
+	s.mu.Unlock()
+	if age < worldHolds {
+		return seen, nil
+	}
+	return s.look(ctx)
+}
+
+// look asks the machine anew.
+func (s *networkSetting) look(ctx context.Context) (network.World, error) {
+	world, err := s.hands.World(ctx)
+	if err != nil {
+		return network.World{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen, s.seenAt = world, time.Now()
+	return world, nil
+}
+
 // Check is part of Setting. Keys that the node has to make are made here, so that what is
 // kept is whole.
 func (s *networkSetting) Check(ctx context.Context, value, kept *osapi.NetworkConfig) error {
-	world, err := s.hands.World(ctx)
+	world, err := s.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -101,7 +131,7 @@ func (s *networkSetting) Plan(ctx context.Context, _ *osapi.NetworkConfig, next 
 }
 
 func (s *networkSetting) plan(ctx context.Context, c osapi.NetworkConfig) (network.Plan, error) {
-	world, err := s.hands.World(ctx)
+	world, err := s.world(ctx)
 	if err != nil {
 		return network.Plan{}, err
 	}

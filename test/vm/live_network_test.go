@@ -447,6 +447,14 @@ func median(all []time.Duration) time.Duration {
 
 // What nobody has confirmed when the power goes is not there when it comes back.
 func (r *rig) powerCut(t *testing.T) {
+	// What other parts have done, going back included, are changes too.
+	ctx, cancel := context.WithTimeout(t.Context(), shortLimit)
+	defer cancel()
+	document, _, err := r.api.Config(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.number = document.State.Number
 	r.sentenced(t, time.Hour)
 	if err := machines.cut(t.Context()); err != nil {
 		t.Fatal(err)
