@@ -92,11 +92,9 @@ func (h Host) Apply(ctx context.Context, change Change) (kept []string, err erro
 	if kept, err = h.deleteDevices(ctx, change.Stale); err != nil {
 		return nil, err
 	}
-	renamed := false
-	if diff.links() {
-		if renamed, err = h.nameCards(ctx, change.Cards, diff.links()); err != nil {
-			return nil, err
-		}
+	renamed, err := h.nameCards(ctx, change.Cards, diff.links())
+	if err != nil {
+		return nil, err
 	}
 	if err := h.takeUp(ctx, diff.reloads() && !renamed); err != nil {
 		return nil, err
