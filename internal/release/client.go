@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -31,7 +32,7 @@ func newClient(o Options) *http.Client {
 		client.Transport = &http.Transport{
 			Proxy: proxy, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
 			TLSHandshakeTimeout: 30 * time.Second, IdleConnTimeout: 90 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: tlsConfig(o.Roots),
+			MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: tlsConfig(o.Roots, hostOf(o.ServerURL)),
 		}
 	}
 	client.CheckRedirect = checkRedirect
@@ -40,7 +41,7 @@ func newClient(o Options) *http.Client {
 
 // tlsConfig trusts what roots gives at the time of each connection. Go itself reads the
 // system's certificates once, and would not see those that an owner adds later.
-func tlsConfig(roots func() (*x509.CertPool, error)) *tls.Config {
+func tlsConfig(roots func() (*x509.CertPool, error), host string) *tls.Config {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if roots == nil {
 		return config
@@ -52,7 +53,8 @@ func tlsConfig(roots func() (*x509.CertPool, error)) *tls.Config {
 		if err != nil {
 			return fmt.Errorf("reading the certificates that the node trusts: %w", err)
 		}
-		options := x509.VerifyOptions{DNSName: state.ServerName, Roots: pool, Intermediates: x509.NewCertPool()}
+		// The state has no name when the URL has an address; redirects stay on the host.
+		options := x509.VerifyOptions{DNSName: cmp.Or(state.ServerName, host), Roots: pool, Intermediates: x509.NewCertPool()}
 		for _, certificate := range state.PeerCertificates[1:] {
 			options.Intermediates.AddCert(certificate)
 		}
@@ -60,6 +62,15 @@ func tlsConfig(roots func() (*x509.CertPool, error)) *tls.Config {
 		return err
 	}
 	return config
+}
+
+// hostOf is the host that a server's certificate must be for.
+func hostOf(server string) string {
+	base, err := url.Parse(server)
+	if err != nil {
+		return "" // NewSource has refused it
+	}
+	return base.Hostname()
 }
 
 // checkRedirect lets a server move a file on itself, and nothing more: a redirect
