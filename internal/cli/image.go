@@ -9,13 +9,13 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
 )
 
-func imageCommand() *cobra.Command {
+func imageCommand(env *Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
 		Short:   "Build the operating system and its install medium",
 		Example: "  holdfast image build",
 	}
-	cmd.AddCommand(imageBuildCommand(), imageRenderCommand())
+	cmd.AddCommand(imageBuildCommand(), imageRenderCommand(), imagePackagesCommand(env))
 	return cmd
 }
 

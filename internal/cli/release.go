@@ -2,20 +2,19 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"strconv"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/publisher"
 	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/sign"
 	"github.com/holdfast-os/holdfast/internal/system/run"
@@ -24,18 +23,21 @@ import (
 func releaseCommand(env *Env) *cobra.Command {
 	return group("release", "Publish, serve and verify releases",
 		"  holdfast release publish .build/release\n  holdfast release serve .build/release",
-		releasePublishCommand(env), releaseServeCommand(env), releaseVerifyCommand(env))
+		releasePublishCommand(env), releasePromoteCommand(env), releaseDemoteCommand(env), releaseSeverityCommand(env),
+		releasePruneCommand(env), releaseListCommand(env), releaseVerifyCommand(env), releaseExportCommand(env),
+		releaseServeCommand(env), releaseKeysCommand(env), releaseRefreshCommand(env), releaseRotateCommand(env))
 }
 
 func releasePublishCommand(env *Env) *cobra.Command {
 	o := release.PublishOptions{}
-	signer := sign.OpenSSL{Run: run.Host}
 	var severity string
 	c := &cobra.Command{
 		Use:   "publish TREE",
 		Short: "Bring a build into a release tree and sign the index",
 		Long: "Bring a build into a release tree and sign the index. Publishing the same build again\n" +
 			"changes nothing; nodes see a release only once it is complete.\n\n" +
+			"With the package lists of the build come, for each component, the list itself and a bill\n" +
+			"of materials (SPDX), and for each channel a changelog against the release before.\n\n" +
 			"The signing key may lie in a token behind PKCS#11. Keep its PIN in a file of mode 0600\n" +
 			"and name it in the URI: pkcs11:token=T;object=O;type=private?pin-source=file:/path",
 		Example: "  holdfast release publish .build/release\n" +
@@ -50,22 +52,20 @@ func releasePublishCommand(env *Env) *cobra.Command {
 	f.StringVar(&severity, "severity", "none", "none, low, medium, high or critical")
 	f.StringVar(&o.Arch, "arch", "x86_64", "x86_64 or aarch64")
 	f.BoolVar(&o.IncludeMedium, "medium", false, "publish the install medium too")
-	f.StringVar(&signer.Key, "sign-key", "", "PEM file or pkcs11: URI of the signing key (default .keys/update.key of the project)")
-	f.StringVar(&signer.Certificate, "sign-cert", "", "PEM file of the signing certificate (default .keys/update.crt of the project)")
-	f.StringVar(&signer.Chain, "sign-chain", "", "PEM file of the certificates above it")
-	f.StringVar(&signer.Module, "sign-module", "", "PKCS#11 library of the token (default what openssl's configuration names)")
-	c.RunE = func(c *cobra.Command, args []string) error {
+	f.IntVar(&o.DeltaBases, "deltas", 5, "make deltas from this many releases before; 0 makes none, and no chunks")
+	signer := addSigner(c)
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		o.Tree, o.Severity = args[0], api.Severity(severity)
 		if !o.Severity.Valid() {
 			return usage(c, fmt.Errorf("--severity %q: want none, low, medium, high or critical", severity))
 		}
-		if (signer.Key == "") != (signer.Certificate == "") {
-			return usage(c, errors.New("--sign-key and --sign-cert belong together: want both, or neither"))
-		}
-		if err := publishDefaults(&o, &signer); err != nil {
+		if o.Signer, err = signer.open(c, "--build, --sign-key and --sign-cert", &o.BuildDir); err != nil {
 			return err
 		}
-		o.Signer = signer
+		if o.DeltaBases > 0 {
+			o.Extras = publisher.Extras{Run: run.Host, Workers: runtime.NumCPU()}
+		}
+		o.Metadata = publisher.Metadata{Tree: o.Tree, Keys: signer.keys()}
 		update, err := release.Publish(c.Context(), o)
 		if err != nil {
 			return err
@@ -76,31 +76,57 @@ func releasePublishCommand(env *Env) *cobra.Command {
 	return c
 }
 
-// publishDefaults looks into the project for what was not named.
-func publishDefaults(o *release.PublishOptions, signer *sign.OpenSSL) error {
-	if o.BuildDir != "" && signer.Key != "" && signer.Certificate != "" {
-		return nil
+// signerFlags are the flags of every command that signs a tree.
+type signerFlags struct {
+	sign.OpenSSL
+	keyDir string
+}
+
+func addSigner(c *cobra.Command) *signerFlags {
+	s := &signerFlags{OpenSSL: sign.OpenSSL{Run: run.Host}}
+	f := c.Flags()
+	f.StringVar(&s.keyDir, "keys", "", "folder with the keys of the trusted metadata (default .keys/releases of the project)")
+	f.StringVar(&s.Key, "sign-key", "", "PEM file or pkcs11: URI of the signing key (default .keys/update.key of the project)")
+	f.StringVar(&s.Certificate, "sign-cert", "", "PEM file of the signing certificate (default .keys/update.crt of the project)")
+	f.StringVar(&s.Chain, "sign-chain", "", "PEM file of the certificates above it")
+	f.StringVar(&s.Module, "sign-module", "", "PKCS#11 library of the token (default what openssl's configuration names)")
+	return s
+}
+
+// open gives the signer, with what was not named taken from the project: the keys, and the
+// folder of the build for a command that has one. flags is what else a person can name.
+func (s *signerFlags) open(c *cobra.Command, flags string, build *string) (release.Signer, error) {
+	if (s.Key == "") != (s.Certificate == "") {
+		return nil, usage(c, errors.New("--sign-key and --sign-cert belong together: want both, or neither"))
+	}
+	if s.Key != "" && s.keyDir != "" && (build == nil || *build != "") {
+		return s.OpenSSL, nil
 	}
 	root, err := projectRoot()
 	if err != nil {
-		return withTry(err, "--build, --sign-key and --sign-cert, or run this within the project")
+		return nil, withTry(err, flags+", or run this within the project")
 	}
-	for value, path := range map[*string]string{
-		&o.BuildDir:         ".build/out",
-		&signer.Key:         ".keys/update.key",
-		&signer.Certificate: ".keys/update.crt",
-	} {
-		if *value == "" {
-			*value = filepath.Join(root, path)
-		}
+	if s.Key == "" {
+		s.Key, s.Certificate = filepath.Join(root, ".keys/update.key"), filepath.Join(root, ".keys/update.crt")
 	}
-	return nil
+	if s.keyDir == "" {
+		s.keyDir = filepath.Join(root, projectKeys)
+	}
+	if build != nil && *build == "" {
+		*build = filepath.Join(root, ".build/out")
+	}
+	return s.OpenSSL, nil
 }
+
+// keys are those of the trusted metadata; open was called before.
+func (s *signerFlags) keys() publisher.Keys { return publisher.Keys{Dir: s.keyDir} }
 
 func releaseServeCommand(env *Env) *cobra.Command {
 	c := &cobra.Command{
-		Use:     "serve TREE",
-		Short:   "Serve a release tree over HTTP, until stopped",
+		Use:   "serve TREE",
+		Short: "Serve a release tree over HTTP, until stopped",
+		Long: "Serve a release tree over HTTP, until stopped. Any web server can do the same with the\n" +
+			"plain files: nothing that it says is believed.",
 		Example: "  holdfast release serve .build/release\n  holdfast release serve /srv/releases --listen :8080",
 		Args:    args("TREE"),
 	}
@@ -144,91 +170,4 @@ func serveUntilDone(ctx context.Context, listener net.Listener, handler http.Han
 		return server.Close()
 	}
 	return nil
-}
-
-func releaseVerifyCommand(env *Env) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "verify URL",
-		Short: "Check the signature of a release tree as a node does, and list its releases",
-		Example: "  holdfast release verify http://127.0.0.1:8080\n" +
-			"  holdfast release verify https://releases.example.org --ca update.crt --all",
-		Args: args("URL"),
-	}
-	ca := c.Flags().String("ca", "", "PEM file of the certificate that must have signed it (default .keys/update.crt of the project)")
-	all := c.Flags().Bool("all", false, "download every file too, and check its size and sum")
-	out := addFormat(env, c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		source, err := openSource(args[0], *ca)
-		if err != nil {
-			return err
-		}
-		index, err := source.Index(c.Context())
-		if err != nil {
-			return err
-		}
-		if *all {
-			if err := fetchAll(c.Context(), source, index); err != nil {
-				return err
-			}
-		}
-		return printIndex(out, index)
-	}
-	return c
-}
-
-func openSource(url, ca string) (*release.Source, error) {
-	if ca == "" {
-		root, err := projectRoot()
-		if err != nil {
-			return nil, withTry(err, "--ca FILE")
-		}
-		ca = filepath.Join(root, ".keys", "update.crt")
-	}
-	pem, err := os.ReadFile(ca)
-	if err != nil {
-		return nil, withTry(fmt.Errorf("reading the update certificate: %w", err), "--ca FILE")
-	}
-	return release.NewSource(release.Options{ServerURL: url, UpdateCA: pem, UserAgent: "holdfast/" + Version})
-}
-
-// fetchAll downloads each file once, unpacks it and throws it away.
-func fetchAll(ctx context.Context, source *release.Source, index api.Index) (err error) {
-	dir, err := os.MkdirTemp("", "holdfast-verify-")
-	if err != nil {
-		return fmt.Errorf("making a place for downloads: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	file := filepath.Join(dir, "file")
-	for _, update := range index.Updates {
-		for _, f := range update.Files {
-			if err := source.Fetch(ctx, update, f, file, nil); err != nil {
-				return fmt.Errorf("release %s, file %s: %w", update.Version, f.Filename, err)
-			}
-			if err := os.Remove(file); err != nil {
-				return fmt.Errorf("removing a checked download: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-func printIndex(out *output, index api.Index) error {
-	raw, err := json.Marshal(index)
-	if err != nil {
-		return fmt.Errorf("encoding the index: %w", err)
-	}
-	return out.print(raw, as(indexView))
-}
-
-func indexView(index api.Index) view {
-	t := table{head: []string{"VERSION", "CHANNELS", "SEVERITY", "PUBLISHED", "FILES", "SIZE"}}
-	for _, u := range index.Updates {
-		var size uint64
-		for _, f := range u.Files {
-			size += uint64(max(f.Size, 0))
-		}
-		t.rows = append(t.rows, []string{u.Version, strings.Join(u.Channels, " "), string(u.Severity),
-			timeText(u.PublishedAt), strconv.Itoa(len(u.Files)), bytesText(size)})
-	}
-	return view{tables: []table{t}}
 }

@@ -43,6 +43,9 @@ type Options struct {
 	// Certificate is what the image is signed by, absolute or below Root; default
 	// $HOLDFAST_SECUREBOOT_CERT, or .keys/secureboot.crt.
 	Certificate string
+	// ReleaseRoot is the root document by which a node trusts releases, absolute or below
+	// Root; default $HOLDFAST_RELEASE_ROOT, or .keys/releases/root.json.
+	ReleaseRoot string
 	// Out receives one line when a step begins, each minute, and when it ends.
 	Out io.Writer
 	// Run starts the steps' programs; default run.Host.
@@ -103,8 +106,11 @@ func (o Options) withDefaults() Options {
 		o.Now = time.Now
 	}
 	o.Certificate = cmp.Or(o.Certificate, os.Getenv("HOLDFAST_SECUREBOOT_CERT"), ".keys/secureboot.crt")
-	if !filepath.IsAbs(o.Certificate) {
-		o.Certificate = filepath.Join(o.Root, o.Certificate)
+	o.ReleaseRoot = cmp.Or(o.ReleaseRoot, os.Getenv("HOLDFAST_RELEASE_ROOT"), ".keys/releases/root.json")
+	for _, path := range []*string{&o.Certificate, &o.ReleaseRoot} {
+		if !filepath.IsAbs(*path) {
+			*path = filepath.Join(o.Root, *path)
+		}
 	}
 	if o.Version == "" {
 		o.Version = o.Now().UTC().Format("200601021504")
@@ -204,7 +210,7 @@ func (o Options) runAndTell(ctx context.Context, s step, begun time.Time) (run.R
 		result, err := o.Run(ctx, run.Command{
 			Name: filepath.Join(o.Root, "image", "steps", s.name),
 			Dir:  o.Root,
-			Env:  []string{"HOLDFAST_ROOT=" + o.Root, "HOLDFAST_CACHE=" + o.Cache, "VERSION=" + o.Version, "HOLDFAST_SECUREBOOT_CERT=" + o.Certificate},
+			Env:  []string{"HOLDFAST_ROOT=" + o.Root, "HOLDFAST_CACHE=" + o.Cache, "VERSION=" + o.Version, "HOLDFAST_SECUREBOOT_CERT=" + o.Certificate, "HOLDFAST_RELEASE_ROOT=" + o.ReleaseRoot},
 		})
 		ended <- end{result, err}
 	}()
@@ -250,7 +256,7 @@ func (o Options) key() (string, error) {
 	for _, name := range slices.Sorted(maps.Keys(rendered)) {
 		fmt.Fprintf(digest, "%s %d\n%s", name, len(rendered[name]), rendered[name])
 	}
-	for _, path := range []string{filepath.Join(o.Cache, "versions"), o.Certificate} {
+	for _, path := range []string{filepath.Join(o.Cache, "versions"), o.Certificate, o.ReleaseRoot} {
 		if err := hashTree(digest, filepath.Dir(path), filepath.Base(path)); err != nil {
 			return "", err
 		}

@@ -130,6 +130,74 @@ func TestRenderSysupdate_Kernel_ComesLastWithThreeTries(t *testing.T) {
 	}
 }
 
+// An update takes the disk and the release that runs from its caller, never from what
+// happens to be mounted or readable; and it becomes bootable last, with three tries.
+func TestRenderTransfers_Node_NamesDiskSourceAndProtectedRelease(t *testing.T) {
+	got, err := layout.RenderTransfers(layout.TransferOptions{
+		Arch: "x86_64", Source: "http://127.0.0.1:4711/00ff/", Disk: "/dev/vda", ESP: "/boot", Protect: "202611220104",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := "[Transfer]\nProtectVersion=202611220104\nVerify=no\n\n[Source]\nType=url-file\nPath=http://127.0.0.1:4711/00ff/\n"
+	partition := "\n[Target]\nType=partition\nPath=/dev/vda\n"
+	want := map[string]string{
+		"10-usr-verity-sig.transfer": top + "MatchPattern=Holdfast_@v.usr-x86-64-verity-sig.@u.raw\n" + partition +
+			"MatchPattern=Holdfast_@v_verity_sig\nMatchPartitionType=usr-x86-64-verity-sig\nReadOnly=1\n",
+		"20-usr-verity.transfer": top + "MatchPattern=Holdfast_@v.usr-x86-64-verity.@u.raw\n" + partition +
+			"MatchPattern=Holdfast_@v_verity\nMatchPartitionType=usr-x86-64-verity\nReadOnly=1\n",
+		"30-usr.transfer": top + "MatchPattern=Holdfast_@v.usr-x86-64.@u.raw\n" + partition +
+			"MatchPattern=Holdfast_@v\nMatchPartitionType=usr-x86-64\nReadOnly=1\n",
+		"40-uki.transfer": top + "MatchPattern=Holdfast_@v.efi\n\n[Target]\nType=regular-file\nPath=/boot/EFI/Linux\n" +
+			"MatchPattern=Holdfast_@v+@l-@d.efi Holdfast_@v+@l.efi Holdfast_@v.efi\nMode=0444\nTriesLeft=3\nTriesDone=0\nInstancesMax=2\n",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What goes into these files decides which partitions are written: nothing that could
+// mean a second line, a specifier or another machine gets there.
+func TestRenderTransfers_BadOptions_NamesEveryProblem(t *testing.T) {
+	good := layout.TransferOptions{Arch: "x86_64", Source: "http://127.0.0.1:1/a/", Disk: "/dev/vda", ESP: "/boot", Protect: "202611220104"}
+	for name, c := range map[string]struct {
+		change func(*layout.TransferOptions)
+		want   string
+	}{
+		"another machine":  {func(o *layout.TransferOptions) { o.Source = "http://192.0.2.1:1/a/" }, "the source is no http URL of a folder on 127.0.0.1"},
+		"a second line":    {func(o *layout.TransferOptions) { o.Disk = "/dev/vda\nPath=/dev/vdb" }, `the disk is "/dev/vda\nPath=/dev/vdb", not a plain absolute path`},
+		"a specifier":      {func(o *layout.TransferOptions) { o.ESP = "/boot/%m" }, `the mount point of the ESP is "/boot/%m", not a plain absolute path`},
+		"a way up":         {func(o *layout.TransferOptions) { o.ESP = "/boot/../etc" }, `the mount point of the ESP is "/boot/../etc", not a plain absolute path`},
+		"nothing to guard": {func(o *layout.TransferOptions) { o.Protect = "" }, `release "" to protect is not 12 digits`},
+	} {
+		o := good
+		c.change(&o)
+		_, err := layout.RenderTransfers(o)
+		if err == nil || err.Error() != "making the transfers of an update: "+c.want {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// systemd-sysupdate reads version and UUID out of these names.
+func TestTransferFiles_Release_AreNamedAsThePatternsSay(t *testing.T) {
+	got, err := layout.TransferFiles("x86_64", "202611220104", map[int]string{
+		3: "33333333-0000-0000-0000-000000000000", 4: "44444444-0000-0000-0000-000000000000", 5: "55555555-0000-0000-0000-00000000000A",
+	})
+	want := []string{
+		"Holdfast_202611220104.usr-x86-64-verity-sig.33333333-0000-0000-0000-000000000000.raw",
+		"Holdfast_202611220104.usr-x86-64-verity.44444444-0000-0000-0000-000000000000.raw",
+		"Holdfast_202611220104.usr-x86-64.55555555-0000-0000-0000-00000000000a.raw",
+		"Holdfast_202611220104.efi",
+	}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if _, err := layout.TransferFiles("x86_64", "202611220104", nil); err == nil || err.Error() != `naming the files of release 202611220104: UUID "" of partition 3 is not one` {
+		t.Errorf("got %v", err)
+	}
+}
+
 // An installed disk is found by the kernel through the UUIDs of the medium.
 func TestInstallTable_LargeSectors_CountsInThem(t *testing.T) {
 	uuids := map[int]string{

@@ -1,7 +1,11 @@
 package layout
 
 import (
+	"errors"
 	"fmt"
+	"path"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -98,37 +102,113 @@ func RenderMediumRepart(arch string) (map[string]string, error) {
 	return out, nil
 }
 
-// UpdateDir is where a node keeps the files of the release that it is about to
-// apply, under the names of File* below.
+// UpdateDir is where a node keeps the files of a release that RenderSysupdate takes.
 const UpdateDir = "/var/lib/updates"
 
-// RenderSysupdate gives the transfers for a node's /usr/lib/sysupdate.d, by file
-// name. They are done in the order of their names: the kernel image comes last, so
-// that a release can only be booted once its /usr is there.
+// RenderSysupdate gives transfers for /usr/lib/sysupdate.d that take a release out of
+// UpdateDir. They name no disk and cannot find it while extensions are merged, since
+// /usr is then an overlay: a node updates with RenderTransfers.
 func RenderSysupdate(arch string) (map[string]string, error) {
+	source := []string{"Type=regular-file", "Path=" + UpdateDir}
+	return renderTransfers(arch, "%A", "%M_", source, "Path=auto", []string{"Path=/EFI/Linux", "PathRelativeTo=esp"})
+}
+
+// TransferOptions say from where to where a release goes.
+type TransferOptions struct {
+	// Arch is "x86_64" or "aarch64".
+	Arch string
+	// Source is the URL of the folder with SHA256SUMS and the files named by
+	// TransferFiles. It is on 127.0.0.1 and http.
+	Source string
+	// Disk is the whole disk with the slots, as "/dev/vda".
+	Disk string
+	// ESP is where the EFI system partition is mounted, as "/boot".
+	ESP string
+	// Protect is the release that runs, 12 digits: its slot and its UKI are never taken.
+	Protect string
+}
+
+var (
+	sourceForm = regexp.MustCompile(`^http://127\.0\.0\.1:[0-9]{1,5}/[0-9a-f]{1,128}/$`)
+	placeForm  = regexp.MustCompile(`^(/[0-9A-Za-z][0-9A-Za-z._:-]*)+$`)
+)
+
+// RenderTransfers gives the transfers of one update, by file name, for a folder under
+// /run that systemd-sysupdate gets with --definitions. They are carried out in the order
+// of their names: the kernel image comes last, so that a release can only be booted
+// once its /usr is there.
+//
+// Nothing in them is looked up at run time: the disk is named, because systemd-sysupdate
+// cannot find it behind the overlay of merged extensions; the versions are written out,
+// because %A is the release of whatever os-release is in sight. Verify=no is about a
+// signature of SHA256SUMS; every file is still checked against its sum there.
+func RenderTransfers(o TransferOptions) (map[string]string, error) {
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("making the transfers of an update: %w", err)
+	}
+	source := []string{"Type=url-file", "Path=" + o.Source}
+	return renderTransfers(o.Arch, o.Protect, Name+"_", source, "Path="+o.Disk, []string{"Path=" + path.Join(o.ESP, "EFI/Linux")})
+}
+
+func (o TransferOptions) check() error {
+	var problems []error
+	if !sourceForm.MatchString(o.Source) {
+		problems = append(problems, errors.New("the source is no http URL of a folder on 127.0.0.1"))
+	}
+	for _, place := range [][2]string{{"disk", o.Disk}, {"mount point of the ESP", o.ESP}} {
+		if !placeForm.MatchString(place[1]) {
+			problems = append(problems, fmt.Errorf("the %s is %q, not a plain absolute path", place[0], place[1]))
+		}
+	}
+	if !versionForm.MatchString(o.Protect) {
+		problems = append(problems, fmt.Errorf("release %q to protect is not 12 digits", o.Protect))
+	}
+	return errors.Join(problems...)
+}
+
+// TransferFiles are the names under which the source of RenderTransfers offers a
+// release, in the order in which systemd-sysupdate takes them. The key is the number of
+// the partition in slot A, or ESP; UUIDs are those that the partitions get.
+func TransferFiles(arch, version string, uuids map[int]string) ([]string, error) {
 	table, err := Table(arch)
 	if err != nil {
 		return nil, err
 	}
+	if !versionForm.MatchString(version) {
+		return nil, fmt.Errorf("naming the files of release %q: it is not 12 digits", version)
+	}
+	var names []string
+	for _, number := range []int{SigA, VerityA, UsrA} {
+		if !uuidForm.MatchString(uuids[number]) {
+			return nil, fmt.Errorf("naming the files of release %s: UUID %q of partition %d is not one", version, uuids[number], number)
+		}
+		names = append(names, fmt.Sprintf("%s_%s.%s.%s.raw", Name, version, table[number-1].Type, strings.ToLower(uuids[number])))
+	}
+	return append(names, Name+"_"+version+".efi"), nil
+}
+
+func renderTransfers(arch, protect, image string, source []string, disk string, esp []string) (map[string]string, error) {
+	table, err := Table(arch)
+	if err != nil {
+		return nil, err
+	}
+	from := func(pattern string) section {
+		return section{"Source", append(slices.Clone(source), "MatchPattern="+image+"@v"+pattern)}
+	}
+	transfer := section{"Transfer", []string{"ProtectVersion=" + protect, "Verify=no"}}
 	out := make(map[string]string, 4)
 	for number, name := range map[int]string{SigA: "10-usr-verity-sig", VerityA: "20-usr-verity", UsrA: "30-usr"} {
 		p := table[number-1]
-		pattern := strings.Replace(repartLabel(p.Label), "%A", "@v", 1)
-		out[name+".transfer"] = render(
-			section{"Transfer", []string{"ProtectVersion=%A", "Verify=no"}},
-			section{"Source", []string{"Type=regular-file", "Path=" + UpdateDir, "MatchPattern=%M_@v." + p.Type + ".@u.raw"}},
-			section{"Target", []string{
-				"Type=partition", "Path=auto", "MatchPattern=" + pattern, "MatchPartitionType=" + p.Type,
-				"ReadOnly=1",
-			}})
-	}
-	out["40-uki.transfer"] = render(
-		section{"Transfer", []string{"ProtectVersion=%A", "Verify=no"}},
-		section{"Source", []string{"Type=regular-file", "Path=" + UpdateDir, "MatchPattern=%M_@v.efi"}},
-		section{"Target", []string{
-			"Type=regular-file", "Path=/EFI/Linux", "PathRelativeTo=esp",
-			"MatchPattern=%M_@v+@l-@d.efi %M_@v+@l.efi %M_@v.efi",
-			"Mode=0444", "TriesLeft=3", "TriesDone=0", "InstancesMax=2",
+		label := strings.Replace(p.Label, Name+"_%", image+"@v", 1)
+		out[name+".transfer"] = render(transfer, from("."+p.Type+".@u.raw"), section{"Target", []string{
+			"Type=partition", disk, "MatchPattern=" + label, "MatchPartitionType=" + p.Type,
+			"ReadOnly=1",
 		}})
+	}
+	name := image + "@v"
+	out["40-uki.transfer"] = render(transfer, from(".efi"), section{"Target", slices.Concat([]string{"Type=regular-file"}, esp, []string{
+		"MatchPattern=" + name + "+@l-@d.efi " + name + "+@l.efi " + name + ".efi",
+		"Mode=0444", "TriesLeft=3", "TriesDone=0", "InstancesMax=2",
+	})})
 	return out, nil
 }

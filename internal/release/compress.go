@@ -17,39 +17,58 @@ import (
 // of dm-verity and of erofs.
 const trimBlock = 4096
 
+// packed is a file of a build in its two forms.
+type packed struct {
+	// size and sum are of the packed file.
+	size int64
+	sum  string
+	// plainSize and plainSum are of what comes out when it is unpacked.
+	plainSize int64
+	plainSum  string
+}
+
 // compress writes source to target as gzip: no name, no time, blocks of fixed size,
-// so that the same bytes always give the same file. It gives the packed size and sum.
-func compress(ctx context.Context, source, target string, trim bool) (size int64, sum string, err error) {
-	in, err := os.Open(source)
+// so that the same bytes always give the same file.
+func compress(ctx context.Context, source, target string, trim bool) (packed, error) {
+	in, length, err := openPlain(source, trim)
 	if err != nil {
-		return 0, "", fmt.Errorf("reading the build: %w", err)
+		return packed{}, err
 	}
 	defer in.Close()
+	out, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return packed{}, fmt.Errorf("making %s: %w", target, err)
+	}
+	digest, plain := sha256.New(), sha256.New()
+	counter := &countingWriter{w: io.MultiWriter(out, digest)}
+	if err := pack(ctx, counter, io.TeeReader(io.NewSectionReader(in, 0, length), plain)); err != nil {
+		return packed{}, errors.Join(fmt.Errorf("compressing %s: %w", source, err), out.Close())
+	}
+	if err := out.Sync(); err != nil {
+		return packed{}, errors.Join(fmt.Errorf("writing %s to the disk: %w", target, err), out.Close())
+	}
+	if err := out.Close(); err != nil {
+		return packed{}, fmt.Errorf("closing %s: %w", target, err)
+	}
+	return packed{counter.n, hex.EncodeToString(digest.Sum(nil)), length, hex.EncodeToString(plain.Sum(nil))}, nil
+}
+
+// openPlain opens a file of a build and says how much of it is published.
+func openPlain(source string, trim bool) (*os.File, int64, error) {
+	in, err := os.Open(source)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the build: %w", err)
+	}
 	length, err := in.Seek(0, io.SeekEnd)
 	if err != nil {
-		return 0, "", fmt.Errorf("measuring %s: %w", source, err)
+		return nil, 0, errors.Join(fmt.Errorf("measuring %s: %w", source, err), in.Close())
 	}
 	if trim {
 		if length, err = trimmedLength(in, length); err != nil {
-			return 0, "", fmt.Errorf("reading %s: %w", source, err)
+			return nil, 0, errors.Join(fmt.Errorf("reading %s: %w", source, err), in.Close())
 		}
 	}
-	out, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return 0, "", fmt.Errorf("making %s: %w", target, err)
-	}
-	digest := sha256.New()
-	counter := &countingWriter{w: io.MultiWriter(out, digest)}
-	if err := pack(ctx, counter, io.NewSectionReader(in, 0, length)); err != nil {
-		return 0, "", errors.Join(fmt.Errorf("compressing %s: %w", source, err), out.Close())
-	}
-	if err := out.Sync(); err != nil {
-		return 0, "", errors.Join(fmt.Errorf("writing %s to the disk: %w", target, err), out.Close())
-	}
-	if err := out.Close(); err != nil {
-		return 0, "", fmt.Errorf("closing %s: %w", target, err)
-	}
-	return counter.n, hex.EncodeToString(digest.Sum(nil)), nil
+	return in, length, nil
 }
 
 func pack(ctx context.Context, w io.Writer, r io.Reader) error {

@@ -43,6 +43,14 @@ type PublishOptions struct {
 	Now time.Time
 	// IncludeMedium also publishes the install medium; default false.
 	IncludeMedium bool
+	// Extras makes chunks and deltas of what is new; default none are made.
+	Extras Extras
+	// DeltaBases is how many earlier releases deltas are made from; default 5.
+	DeltaBases int
+	// Metadata is told which manifests a channel has; default nobody is.
+	Metadata Metadata
+
+	cut func(step string) error
 }
 
 // ErrPublished means that the tree has this release with other files. A release
@@ -53,8 +61,8 @@ var ErrPublished = errors.New("the version is already published with other conte
 const staging = ".new-"
 
 // Publish brings a build into a tree and gives the release as it stands there.
-// Doing it again changes no byte. A cut publication leaves the old index, and the
-// next one cleans up. Two at the same time wait for each other.
+// Doing it again changes no byte. A cut publication leaves the old index and the old
+// metadata, and the next one cleans up. Two at the same time wait for each other.
 func Publish(ctx context.Context, o PublishOptions) (release.Update, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -64,13 +72,18 @@ func Publish(ctx context.Context, o PublishOptions) (release.Update, error) {
 	if err != nil {
 		return release.Update{}, fmt.Errorf("publishing %s: %w", o.Version, err)
 	}
+	lists, err := packageLists(o.BuildDir)
+	if err != nil {
+		return release.Update{}, fmt.Errorf("publishing %s: %w", o.Version, err)
+	}
 	t, err := openTree(o.Tree, o.Signer)
 	if err != nil {
 		return release.Update{}, fmt.Errorf("publishing %s: %w", o.Version, err)
 	}
-	update, err := t.publish(ctx, o, files)
+	t.metadata, t.cut = o.Metadata, o.cut
+	update, err := t.publish(ctx, o, files, lists)
 	if err == nil {
-		err = t.writeIndex(ctx)
+		err = t.finish(ctx)
 	}
 	if err := errors.Join(err, t.close()); err != nil {
 		return release.Update{}, fmt.Errorf("publishing %s: %w", o.Version, err)
@@ -92,6 +105,7 @@ func (o PublishOptions) withDefaults() (PublishOptions, error) {
 	o.Arch = cmp.Or(o.Arch, "x86_64")
 	o.Severity = cmp.Or(o.Severity, release.SeverityNone)
 	o.Origin = cmp.Or(o.Origin, "holdfast")
+	o.DeltaBases = cmp.Or(o.DeltaBases, 5)
 	if len(o.Channels) == 0 {
 		o.Channels = []string{"stable"}
 	}
@@ -108,65 +122,106 @@ func (o PublishOptions) withDefaults() (PublishOptions, error) {
 		return o, fmt.Errorf("severity %q: known are none, low, medium, high, critical", o.Severity)
 	}
 	for _, channel := range o.Channels {
-		if !channelForm.MatchString(channel) {
-			return o, fmt.Errorf("channel %q: small letters, digits, dot, dash and underscore are allowed", channel)
+		if err := checkChannel(channel); err != nil {
+			return o, err
 		}
 	}
 	return o, nil
 }
 
+func checkChannel(channel string) error {
+	if !channelForm.MatchString(channel) {
+		return fmt.Errorf("channel %q: small letters, digits, dot, dash and underscore are allowed", channel)
+	}
+	return nil
+}
+
 // publish brings the release's directory into the tree, without the index.
-func (t *tree) publish(ctx context.Context, o PublishOptions, found []artifact) (release.Update, error) {
+func (t *tree) publish(ctx context.Context, o PublishOptions, found []artifact, lists []release.PackageList) (release.Update, error) {
 	stage, err := os.MkdirTemp(t.dir, staging)
 	if err != nil {
 		return release.Update{}, fmt.Errorf("making a place for the files: %w", err)
 	}
-	update, err := t.stageAndMove(ctx, o, found, stage)
+	update, err := t.stageAndMove(ctx, o, found, lists, stage)
 	return update, errors.Join(err, os.RemoveAll(stage))
 }
 
-func (t *tree) stageAndMove(ctx context.Context, o PublishOptions, found []artifact, stage string) (release.Update, error) {
-	files, err := stageFiles(ctx, o.Arch, found, stage)
+func (t *tree) stageAndMove(ctx context.Context, o PublishOptions, found []artifact, lists []release.PackageList, stage string) (release.Update, error) {
+	staged, err := stageFiles(ctx, o.Arch, found, stage)
 	if err != nil {
 		return release.Update{}, err
 	}
+	files := make([]release.File, len(staged))
+	for i, s := range staged {
+		files[i] = s.file
+	}
 	old, err := t.readUpdate(o.Version)
-	if errors.Is(err, os.ErrNotExist) {
-		update := release.Update{
+	isNew := errors.Is(err, os.ErrNotExist)
+	var update release.Update
+	switch {
+	case isNew:
+		update = release.Update{
 			Format: release.Format, Channels: union(nil, o.Channels), Files: files, Origin: o.Origin,
 			PublishedAt: o.Now, Severity: o.Severity, Version: o.Version,
 		}
+	case err != nil:
+		return release.Update{}, err
+	default:
+		if update, err = merged(old, o, files); err != nil {
+			return release.Update{}, err
+		}
+		if err := forget(stage, old.Files, files); err != nil {
+			return release.Update{}, err
+		}
+	}
+	d := describer{tree: t, stage: stage, arch: o.Arch, staged: staged, extras: o.Extras, bases: o.DeltaBases}
+	if update, err = d.describe(ctx, update, lists); err != nil {
+		return release.Update{}, err
+	}
+	if isNew {
 		return update, t.moveNew(ctx, update, stage)
 	}
-	if err != nil {
-		return release.Update{}, err
-	}
-	update, err := merged(old, o, files)
-	if err != nil {
-		return release.Update{}, err
-	}
-	return update, t.moveInto(ctx, old, update, o.Arch, stage)
+	return update, t.moveInto(ctx, update, stage, o.Arch)
+}
+
+// staged is a file of a build, packed and waiting for its place.
+type staged struct {
+	artifact
+	file  release.File
+	plain packed
 }
 
 // stageFiles compresses the files of a build into stage.
-func stageFiles(ctx context.Context, arch string, found []artifact, stage string) ([]release.File, error) {
+func stageFiles(ctx context.Context, arch string, found []artifact, stage string) ([]staged, error) {
 	dir := filepath.Join(stage, arch)
 	// A web server under another user reads the tree.
 	if err := errors.Join(os.Chmod(stage, 0o755), os.Mkdir(dir, 0o755)); err != nil {
 		return nil, fmt.Errorf("making a place for the files: %w", err)
 	}
-	files := []release.File{}
+	all := []staged{}
 	for _, a := range found {
-		size, sum, err := compress(ctx, a.source, filepath.Join(dir, a.name+".gz"), a.trim)
+		p, err := compress(ctx, a.source, filepath.Join(dir, a.name+".gz"), a.trim)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, release.File{
+		all = append(all, staged{a, release.File{
 			Architecture: arch, Component: a.component, Filename: arch + "/" + a.name + ".gz",
-			SHA256: sum, Size: size, Type: a.kind,
-		})
+			SHA256: p.sum, Size: p.size, Type: a.kind,
+		}, p})
 	}
-	return files, syncDir(dir)
+	return all, syncDir(dir)
+}
+
+// forget takes out of the stage what the tree has already.
+func forget(stage string, old, files []release.File) error {
+	for _, f := range files {
+		if slices.Contains(old, f) {
+			if err := os.Remove(filepath.Join(stage, f.Filename)); err != nil {
+				return fmt.Errorf("clearing the place for the files: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // merged is a release that is already in the tree, with what is new about it: more
@@ -203,6 +258,9 @@ func (t *tree) moveNew(ctx context.Context, update release.Update, stage string)
 	if err := t.writeSigned(ctx, stage, "update", update); err != nil {
 		return err
 	}
+	if err := t.step("release"); err != nil {
+		return err
+	}
 	target := filepath.Join(t.dir, update.Version)
 	// What lies there without an update.json is a rest that no index names.
 	if err := os.RemoveAll(target); err != nil {
@@ -215,22 +273,40 @@ func (t *tree) moveNew(ctx context.Context, update release.Update, stage string)
 }
 
 // moveInto brings a release up to date that is in the tree already: first the files
-// that are new, then the document that names them.
-func (t *tree) moveInto(ctx context.Context, old, update release.Update, arch, stage string) error {
+// that are new, then the manifests that name them, then the release's own document.
+func (t *tree) moveInto(ctx context.Context, update release.Update, stage string, arches ...string) error {
 	dir := filepath.Join(t.dir, update.Version)
-	if err := ignore(os.Mkdir(filepath.Join(dir, arch), 0o755), os.ErrExist); err != nil {
-		return fmt.Errorf("making a place for the files: %w", err)
-	}
-	for _, f := range update.Files {
-		if slices.Contains(old.Files, f) {
-			continue
+	for _, arch := range arches {
+		if err := ignore(os.Mkdir(filepath.Join(dir, arch), 0o755), os.ErrExist); err != nil {
+			return fmt.Errorf("making a place for the files: %w", err)
 		}
-		if err := os.Rename(filepath.Join(stage, f.Filename), filepath.Join(dir, f.Filename)); err != nil {
-			return fmt.Errorf("moving %s into the tree: %w", f.Filename, err)
+		entries, err := os.ReadDir(filepath.Join(stage, arch))
+		if ignore(err, os.ErrNotExist) != nil {
+			return fmt.Errorf("reading the new files: %w", err)
 		}
-	}
-	if err := syncDir(filepath.Join(dir, arch)); err != nil {
-		return err
+		// The manifest names the others, so it is the last.
+		slices.SortStableFunc(entries, func(a, b os.DirEntry) int {
+			return cmp.Compare(rank(a.Name()), rank(b.Name()))
+		})
+		for _, entry := range entries {
+			name := filepath.Join(arch, entry.Name())
+			if err := t.step(entry.Name()); err != nil {
+				return err
+			}
+			if err := os.Rename(filepath.Join(stage, name), filepath.Join(dir, name)); err != nil {
+				return fmt.Errorf("moving %s into the tree: %w", name, err)
+			}
+		}
+		if err := syncDir(filepath.Join(dir, arch)); err != nil {
+			return err
+		}
 	}
 	return t.writeSigned(ctx, dir, "update", update)
+}
+
+func rank(name string) int {
+	if name == manifestName {
+		return 1
+	}
+	return 0
 }

@@ -18,9 +18,23 @@ import (
 
 // tree is a tree that this program alone writes to.
 type tree struct {
-	dir    string
-	lock   *os.File
-	signer Signer
+	dir      string
+	lock     *os.File
+	signer   Signer
+	metadata Metadata
+	// cut is asked before each change that a reader of the tree could see; an error ends
+	// the work there, as a cut would. nil outside of tests.
+	cut func(step string) error
+	// read reads a file by its path in the tree; default from the tree.
+	read func(path string) ([]byte, error)
+}
+
+// step asks whether the work goes on.
+func (t *tree) step(name string) error {
+	if t.cut == nil {
+		return nil
+	}
+	return t.cut(name)
 }
 
 // openTree waits until nobody else publishes, and clears what a cut publication left.
@@ -52,7 +66,7 @@ func (t *tree) close() error { return t.lock.Close() }
 // readUpdate reads a release of the tree; os.ErrNotExist when there is none.
 func (t *tree) readUpdate(version string) (release.Update, error) {
 	name := filepath.Join(t.dir, version, "update.json")
-	text, err := os.ReadFile(name)
+	text, err := readFileAtMost(name, maxDocument)
 	if err != nil {
 		return release.Update{}, fmt.Errorf("reading the release: %w", err)
 	}
@@ -69,26 +83,45 @@ func (t *tree) readUpdate(version string) (release.Update, error) {
 	return update, nil
 }
 
-// writeIndex makes the index out of every release in the tree.
-func (t *tree) writeIndex(ctx context.Context) error {
+// updates are the releases of the tree, newest first.
+func (t *tree) updates() ([]release.Update, error) {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {
-		return fmt.Errorf("reading the tree: %w", err)
+		return nil, fmt.Errorf("reading the tree: %w", err)
 	}
-	index := release.Index{Format: release.Format, Updates: []release.Update{}}
+	all := []release.Update{}
 	for _, entry := range entries {
 		if !entry.IsDir() || !versionForm.MatchString(entry.Name()) {
 			continue
 		}
 		update, err := t.readUpdate(entry.Name())
-		if err != nil {
-			return err
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a rest of a cut publication: nothing names it
 		}
-		update.URL = "/" + update.Version
-		index.Updates = append(index.Updates, update)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, update)
 	}
-	slices.SortFunc(index.Updates, func(a, b release.Update) int { return cmp.Compare(b.Version, a.Version) })
-	return t.writeSigned(ctx, t.dir, "index", index)
+	slices.SortFunc(all, func(a, b release.Update) int { return cmp.Compare(b.Version, a.Version) })
+	return all, nil
+}
+
+// finish shows to nodes what lies in the tree: first the metadata, and the index last.
+// Both say the same when it is done again.
+func (t *tree) finish(ctx context.Context, without ...string) error {
+	updates, err := t.updates()
+	if err != nil {
+		return err
+	}
+	updates = slices.DeleteFunc(updates, func(u release.Update) bool { return slices.Contains(without, u.Version) })
+	if err := t.publishMetadata(ctx, updates); err != nil {
+		return err
+	}
+	for i := range updates {
+		updates[i].URL = "/" + updates[i].Version
+	}
+	return t.writeSigned(ctx, t.dir, "index", release.Index{Format: release.Format, Updates: updates})
 }
 
 // writeSigned writes <name>.json and then <name>.sjson into dir. A pair that says
@@ -110,7 +143,13 @@ func (t *tree) writeSigned(ctx context.Context, dir, name string, document any) 
 	if message, err := parseSMIME(signature); err != nil || !bytes.Equal(message.text, text) {
 		return fmt.Errorf("signing %s: %w", plain, cmp.Or(err, errors.New("the signature is over another text")))
 	}
+	if err := t.step(name + ".json"); err != nil {
+		return err
+	}
 	if err := replaceFile(plain, text); err != nil {
+		return err
+	}
+	if err := t.step(name + ".sjson"); err != nil {
 		return err
 	}
 	return replaceFile(signed, signature)

@@ -45,6 +45,8 @@ var domains = []string{
 	"internal/httpapi", "internal/config", "internal/plan", "internal/apply", "internal/change", "internal/kernel", "internal/logging",
 	"internal/listener", "internal/operation", "internal/event", "internal/audit", "internal/metrics", "internal/proxy",
 	"internal/recovery", "internal/cacerts", "internal/services", "internal/bundle", "internal/apidoc",
+	"internal/packages", "internal/delta", "internal/tuf", "internal/fetch", "internal/parts", "internal/slotfeed", "internal/update",
+	"internal/operationscenter", "internal/imageauth", "internal/secureboot", "internal/pcr",
 }
 
 // shells are the packages that may import adapters.
