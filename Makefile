@@ -26,7 +26,8 @@ programs: ## build the programs in bin/
 
 build: programs ## build the image, its applications and the release tree
 	bin/holdfast image build
-	bin/holdfast release publish .build/release
+	bin/holdfast release publish .build/release --deltas 1
+	bin/holdfast release prune .build/release 3
 
 up: build ## install a node in a virtual machine and wait until it answers (FRESH=1: anew, INTERNET=1: let it out)
 	bin/holdfast lab up $(LAB) $(if $(FRESH),--fresh) $(if $(INTERNET),--internet)

@@ -12,8 +12,13 @@ type Provider struct {
 type ProviderConfig struct {
 	// Name is "images".
 	Name string `json:"name" yaml:"name"`
-	// Config are the provider's own settings. For "images": server_url, the base URL
-	// of a release tree; update_ca, a PEM certificate that must have signed it.
+	// Config are the provider's own settings. For "images": server_url, the base URL of a
+	// release tree; mirrors, more base URLs of the same tree, separated by spaces; metadata,
+	// by which the tree is trusted: "tuf", its trusted metadata, or "index", the signed index
+	// alone that servers of IncusOS have, default "index" where update_ca is given, else
+	// "tuf"; update_root, the root document for "tuf" as JSON, default the image's own;
+	// update_ca, the PEM certificate that must have signed the index; bandwidth_limit, bytes a
+	// second for downloads, default without limit.
 	Config map[string]string `json:"config,omitempty" yaml:"config,omitempty"`
 }
 

@@ -85,11 +85,15 @@ type Daemon struct {
 	// networkStarted is true once networkd was set up.
 	networkStarted atomic.Bool
 
-	mu          sync.Mutex
-	updateState osapi.UpdateState
-	checking    bool
-	checkFailed bool
-	audit       *audit.Log
+	// readied is closed when the node is ready; lifetime ends with Run.
+	readied  chan struct{}
+	lifetime context.Context
+	updating atomic.Bool
+	// progress is that of the update check that somebody watches.
+	progress atomic.Pointer[operation.Progress]
+
+	mu    sync.Mutex
+	audit *audit.Log
 
 	serving sync.Mutex
 	server  *http.Server
@@ -102,6 +106,7 @@ func New(o Options) *Daemon {
 	d := &Daemon{
 		root: o.Root, machine: o.Machine, clock: o.Clock, open: o.Documents, openAuditFiles: o.Audit,
 		log: slog.New(event.NewHandler(hub, o.Log.Handler())), hub: hub,
+		readied: make(chan struct{}), lifetime: context.Background(),
 	}
 	d.requests = metrics.NewRequests()
 	d.metrics = metrics.New(metrics.Options{Source: numbers{d}, Exporter: o.Exporter, Requests: d.requests, Log: d.log, Now: o.Clock.Now})
@@ -115,6 +120,7 @@ func New(o Options) *Daemon {
 // Run brings the node up and serves its API until the context ends. What goes wrong on
 // the way is reported and tried again; an error means that Run cannot even begin.
 func (d *Daemon) Run(ctx context.Context) error {
+	d.lifetime = ctx
 	d.operations = operation.New(ctx, operation.Options{Log: d.log, Publish: func(op osapi.Operation) {
 		if err := d.hub.Publish(osapi.EventTypeOperation, op); err != nil {
 			d.log.Warn("telling listeners of an operation", "error", err)
@@ -250,7 +256,7 @@ func (d *Daemon) startWatchdog(ctx context.Context) error {
 	}
 	go func() {
 		for d.clock.wait(ctx, within/3) {
-			d.getUpdateState()
+			d.machine.Updates.State()
 			d.boot.Snapshot()
 			d.notify("watchdog", d.machine.Notify.Alive())
 		}

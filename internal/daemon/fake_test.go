@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/daemon"
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/state"
+	"github.com/holdfast-os/holdfast/internal/update"
 )
 
 // world is a machine in memory. What happens to it is told through the channel events,
@@ -293,6 +294,27 @@ func (f fakeApps) Remove(ctx context.Context, name string) error {
 	return fmt.Errorf("%w: cannot remove the primary application", daemon.ErrInvalid)
 }
 
+// fakeUpdates is the update agent of a node with one release.
+type fakeUpdates struct {
+	*world
+	state osapi.UpdateState
+}
+
+func (f *fakeUpdates) Run(ctx context.Context, _ <-chan struct{}, _ func(update.Notice)) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (f *fakeUpdates) State() osapi.UpdateState { return f.state }
+
+func (f *fakeUpdates) Plan(context.Context) (osapi.UpdatePlan, error) {
+	return osapi.UpdatePlan{Why: "it is the newest release", Channel: "stable", Version: "202611220104", RunningVersion: "202611220104"}, nil
+}
+
+func (f *fakeUpdates) Check(_ context.Context, post osapi.UpdateCheckPost) error {
+	return f.did(fmt.Sprintf("check for updates %t %t", post.OSOnly, post.Force))
+}
+
 func (f fakeApps) StartAll(context.Context) error { return f.did("applications") }
 
 func (f fakeApps) Ensure(_ context.Context, seeded []string) error {
@@ -454,7 +476,7 @@ func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixtu
 			Kernel:   fakeSetting[osapi.KernelConfig, osapi.KernelState]{world: w, name: "kernel"},
 			Logging:  fakeSetting[osapi.LoggingConfig, osapi.LoggingState]{world: w, name: "logging"},
 			Identity: fakeIdentity{},
-			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Power: fakePower{w},
+			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Updates: &fakeUpdates{world: w}, Power: fakePower{w},
 			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Doing: fakeDisplay{w}, Notify: fakeNotify{w},
 		},
 	})

@@ -77,8 +77,7 @@ func (s movingListener) Apply(ctx context.Context, before *osapi.FallbackListene
 
 // startFallback opens the listener when the node needs it.
 func (d *Daemon) startFallback(ctx context.Context, failed bool) {
-	_, err := d.machine.Identity.Certificate()
-	reason := listener.Needed(listener.Situation{Initialized: err == nil, Failed: failed})
+	reason := d.needsFallback(failed)
 	if reason == "" || d.fallback.active() {
 		return
 	}

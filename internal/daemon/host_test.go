@@ -25,12 +25,20 @@ func TestCheckProvider_Configurations_AllProblemsWithTheirPath(t *testing.T) {
 		"everything wrong": {osapi.ProviderConfig{Name: "debug", Config: map[string]string{
 			"server_url": "releases", "update_ca": "none", "token": "x"}}, config.Problems{
 			{Path: "name", Rule: "known", Text: `"debug" is not a provider of this release, which has "images"`},
-			{Path: "config.token", Rule: "known", Text: `unknown, the provider "images" has server_url and update_ca`},
-			{Path: "config.server_url", Rule: "url", Text: `it is not a URL, as "https://releases.example.org/os"`},
+			{Path: "config.token", Rule: "known", Text: `unknown, the provider "images" has server_url, mirrors, metadata, update_root, update_ca, bandwidth_limit`},
+			{Path: "config.server_url", Rule: "url", Text: `"releases" is not the URL of a release tree, as "https://releases.example.org/os"`},
 			{Path: "config.update_ca", Rule: "certificate", Text: "it is not a certificate in PEM form"},
 		}},
-		"half": {osapi.ProviderConfig{Name: "images", Config: map[string]string{"server_url": "https://a.example"}}, config.Problems{
-			{Path: "config", Rule: "together", Text: "server_url and update_ca go together: set both or none"}}},
+		"by trusted metadata": {osapi.ProviderConfig{Name: "images", Config: map[string]string{"server_url": "https://a.example",
+			"mirrors": "https://b.example/os http://10.0.0.1:8080", "bandwidth_limit": "1048576"}}, nil},
+		"by an index that nobody signs": {osapi.ProviderConfig{Name: "images", Config: map[string]string{"server_url": "https://a.example", "metadata": "index"}}, config.Problems{
+			{Path: "config.update_ca", Rule: "required", Text: "a tree that is trusted by its index needs the certificate that has signed it"}}},
+		"numbers and more that do not fit": {osapi.ProviderConfig{Name: "images", Config: map[string]string{"mirrors": "https://b.example",
+			"bandwidth_limit": "fast", "update_root": "{", "metadata": "none"}}, config.Problems{
+			{Path: "config.mirrors", Rule: "together", Text: "mirrors are more servers beside server_url, which is not set"},
+			{Path: "config.metadata", Rule: "known", Text: `"none" is neither "tuf" nor "index"`},
+			{Path: "config.update_root", Rule: "json", Text: "it is not a root document, which is JSON"},
+			{Path: "config.bandwidth_limit", Rule: "number", Text: `"fast" is not a number of bytes a second, at least 1024`}}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -56,6 +56,7 @@ type Machine struct {
 	Pools        Pools
 	Apps         Apps
 	AppUpdates   AppUpdates
+	Updates      Updates
 	Power        Power
 	Diagnosis    Diagnosis
 	Display      Display

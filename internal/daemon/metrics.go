@@ -41,15 +41,11 @@ func (n numbers) Snapshot(ctx context.Context) (metrics.Snapshot, error) {
 			now.Phases = append(now.Phases, metrics.Phase{Name: phase.Name, Took: time.Duration(phase.Duration * float64(time.Second))})
 		}
 	}
-	d.mu.Lock()
-	now.NeedsReboot = d.updateState.NeedsReboot
-	switch {
-	case d.checking:
-		now.Update = "checking"
-	case d.checkFailed:
-		now.Update = "failed"
+	updates := d.machine.Updates.State()
+	now.NeedsReboot = updates.NeedsReboot
+	if updates.State != "" {
+		now.Update = updates.State
 	}
-	d.mu.Unlock()
 	storage, storageErr := d.machine.Facts.Storage(ctx)
 	for _, pool := range storage.Pools {
 		now.Pools = append(now.Pools, metrics.Pool{Name: pool.Name, State: pool.State})

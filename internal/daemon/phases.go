@@ -25,6 +25,7 @@ func (d *Daemon) nodePhases() []phase {
 		{"console", time.Minute, d.startConsole, inTurn},
 		{"requirements", time.Minute, d.checkRequirements, inTurn},
 		{"api", time.Minute, d.listen, inTurn},
+		{"updates", time.Minute, d.startUpdates, inTurn},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys, inTurn},
 		{"kernel", time.Minute, d.startSetting(sectionKernel), inTurn},
 		{"security", 5 * time.Minute, d.startSetting(sectionSecurity), inTurn},
@@ -194,7 +195,10 @@ func (d *Daemon) startApplications(ctx context.Context) error {
 }
 
 func (d *Daemon) becomeReady(ctx context.Context) error {
-	d.ready.Store(true)
+	if d.ready.CompareAndSwap(false, true) {
+		close(d.readied)
+	}
+	d.startFallback(ctx, false)
 	d.showIdentity(ctx)
 	d.machine.Display.Progress("ready", 0, 0)
 	d.log.Info("system is ready")

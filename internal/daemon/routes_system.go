@@ -28,6 +28,7 @@ func (d *Daemon) systemRoutes() []httpapi.Route {
 			return failable(d.machine.Facts.Resources(r.Context()))
 		}},
 		{Method: post, Path: base + "/update/:check", Doc: "looks for updates now, after the answer", Request: osapi.UpdateCheckPost{}, EmptyBody: true, Handler: d.checkUpdate},
+		{Method: post, Path: base + "/update/:plan", Doc: "says what an update would do, and changes nothing", Response: osapi.UpdatePlan{}, Handler: d.planUpdate},
 	})
 }
 

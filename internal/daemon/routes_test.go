@@ -137,7 +137,6 @@ func TestApi_WrongRequests_AreRefusedWithTheReason(t *testing.T) {
 			"config.maintenance_windows[0]: it ends 05:00 before it starts 05:30 on the same day (rule order)"},
 		{"PUT", "/1.0/system/update", `{"config":{"maintenance_windows":[{"start_day_of_week":"Mon","start_hour":5,"start_minute":0,"end_day_of_week":"Mon","end_hour":6,"end_minute":0}]}}`, 400,
 			`config.maintenance_windows[0].start_day_of_week: "Mon" is none of Sunday, Monday, Tuesday, Wednesday, Thursday, Friday, Saturday (rule day); config.maintenance_windows[0].end_day_of_week: "Mon" is none of Sunday, Monday, Tuesday, Wednesday, Thursday, Friday, Saturday (rule day)`},
-		{"POST", "/1.0/system/update/:check", `{"os_only":true}`, 501, "os_only: updates of the OS itself come with a later release"},
 		{"PUT", "/1.0/system/provider", `{"config":{}}`, 400, `config.name: "" is not a provider (rule known)`},
 		{"PUT", "/1.0/system/provider", `{"config":{"name":"operations-center"}}`, 400, `config.name: "operations-center" is not a provider (rule known)`},
 		{"PUT", "/1.0/system/security", `{}`, 400, `config is missing: send {"config": {...}} with the whole configuration`},
@@ -251,7 +250,7 @@ func TestApi_Actions_AnswerFirstAndActAMomentLater(t *testing.T) {
 		"/1.0/system/:poweroff":                 "poweroff",
 		"/1.0/system/:reboot":                   "reboot",
 		"/1.0/system/:suspend":                  "suspend",
-		"/1.0/system/update/:check":             "check incus",
+		"/1.0/system/update/:check":             "check for updates false false",
 		"/1.0/applications/incus/:restart":      "restart incus",
 		"/1.0/applications/incus/:check-update": "check incus",
 	} {

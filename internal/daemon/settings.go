@@ -261,5 +261,5 @@ func (updateSetting) Apply(context.Context, *osapi.UpdateConfig, osapi.UpdateCon
 func (updateSetting) Hide(value osapi.UpdateConfig) osapi.UpdateConfig { return value }
 
 func (s updateSetting) State(context.Context, osapi.UpdateConfig) (osapi.UpdateState, error) {
-	return s.d.getUpdateState(), nil
+	return s.d.machine.Updates.State(), nil
 }

@@ -7,62 +7,105 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
+	"github.com/holdfast-os/holdfast/internal/listener"
+	"github.com/holdfast-os/holdfast/internal/operation"
+	"github.com/holdfast-os/holdfast/internal/update"
 )
 
-func (d *Daemon) getUpdateState() osapi.UpdateState {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.updateState
+// Updates keeps the releases of a node current.
+type Updates interface {
+	// Run settles what the last start has left, judges a release on trial, and once the
+	// channel is closed looks for updates at their times. It returns when ctx ends.
+	Run(ctx context.Context, ready <-chan struct{}, tell func(update.Notice)) error
+	State() osapi.UpdateState
+	// Plan says what a check would do. It changes nothing.
+	Plan(ctx context.Context) (osapi.UpdatePlan, error)
+	// Check looks for updates now, windows or not: ErrConflict while the running release is
+	// on trial. One that is under way already is no error.
+	Check(ctx context.Context, post osapi.UpdateCheckPost) error
+}
+
+// startUpdates lets the update agent begin. It works beside the phases: the release that
+// it judges may be one under which a phase never ends.
+func (d *Daemon) startUpdates(ctx context.Context) error {
+	if !d.updating.CompareAndSwap(false, true) {
+		return nil
+	}
+	// The phase's own context ends with it.
+	go func() {
+		err := d.machine.Updates.Run(d.lifetime, d.readied, d.noticed)
+		if err != nil && d.lifetime.Err() == nil {
+			d.log.Error("the update agent has ended", "error", err)
+			d.machine.Display.Message("error", "updates: "+err.Error())
+		}
+	}()
+	return ctx.Err()
+}
+
+// noticed tells everybody of what the update agent does.
+func (d *Daemon) noticed(n update.Notice) {
+	switch n.Kind {
+	case update.NoticeProgress:
+		d.progress.Load().Set(string(n.State), n.Done, n.Total, fmt.Sprintf("%s %s", n.State, n.Version))
+		if d.ready.Load() {
+			d.machine.Display.Progress("downloading "+n.Version, n.Done, n.Total)
+		}
+		return
+	case update.NoticeReturned:
+		d.machine.Display.Message("warning", "back from release "+n.Version+": "+n.Text)
+	case update.NoticeChecks:
+		for _, check := range n.Checks {
+			d.log.Info("health gate", "release", n.Version, "check", check.Name, "ok", check.OK, "error", check.Error)
+		}
+	}
+	d.log.Info("update", "what", n.Kind, "state", n.State, "release", n.Version, "text", n.Text)
+	d.lifecycle(n.Kind, "/1.0/system/update", map[string]any{"state": n.State, "version": n.Version, "text": n.Text})
+}
+
+// olderRelease is true on a node that came back from a release that was no good.
+func (d *Daemon) olderRelease() bool {
+	return d.machine.Updates.State().State == string(update.Returned)
 }
 
 // checkUpdate starts one check. A second call while one runs is answered like the first,
 // since what the caller wants is under way.
 func (d *Daemon) checkUpdate(r *httpapi.Request) (any, error) {
-	if httpapi.Body[osapi.UpdateCheckPost](r).OSOnly {
-		return nil, httpapi.NotImplemented("os_only: updates of the OS itself come with a later release")
-	}
-	return d.behind("update check", d.checkApplications), nil
+	post := httpapi.Body[osapi.UpdateCheckPost](r)
+	return httpapi.After{Do: func(ctx context.Context) {
+		if !d.clock.wait(ctx, graceTime) {
+			return
+		}
+		_, err := d.operations.Start("update check", nil, false, func(ctx context.Context, p *operation.Progress) error {
+			d.progress.Store(p)
+			defer d.progress.CompareAndSwap(p, nil)
+			err := d.machine.Updates.Check(ctx, *post)
+			if err != nil {
+				d.machine.Display.Message("error", "update check: "+err.Error())
+			}
+			return err
+		})
+		if err != nil {
+			d.log.Error("starting the update check", "error", err)
+		}
+	}}, nil
 }
 
-// checkApplications brings every application to the newest release. One that fails does
-// not hold up the others.
-func (d *Daemon) checkApplications(ctx context.Context) error {
-	if !d.beginCheck() {
-		return nil
-	}
-	var failures []error
-	names, err := d.machine.Apps.List(ctx)
-	if err != nil {
-		failures = append(failures, err)
-	}
-	for _, name := range names {
-		if err := d.machine.AppUpdates.Check(ctx, name); err != nil {
-			failures = append(failures, fmt.Errorf("application %s: %w", name, err))
+func (d *Daemon) planUpdate(r *httpapi.Request) (any, error) {
+	return failable(d.machine.Updates.Plan(r.Context()))
+}
+
+// codedUpdate gives an error of the agent the daemon's name for it.
+func codedUpdate(err error) error {
+	for _, conflict := range []error{update.ErrBusy, update.ErrOnTrial, update.ErrNothingStaged} {
+		if errors.Is(err, conflict) {
+			return fmt.Errorf("%w: %w", ErrConflict, err)
 		}
 	}
-	err = errors.Join(failures...)
-	d.endCheck(err)
 	return err
 }
 
-func (d *Daemon) beginCheck() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.checking {
-		return false
-	}
-	d.checking = true
-	d.updateState.Status = "Running update check"
-	return true
-}
-
-func (d *Daemon) endCheck(err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.checking, d.checkFailed = false, err != nil
-	d.updateState.LastCheck = d.clock.Now().UTC()
-	d.updateState.Status = "Update check completed"
-	if err != nil {
-		d.updateState.Status = "Failed to check for updates: " + err.Error()
-	}
+// needsFallback says why the listener for emergencies has to be open.
+func (d *Daemon) needsFallback(failed bool) string {
+	_, err := d.machine.Identity.Certificate()
+	return listener.Needed(listener.Situation{Initialized: err == nil, Failed: failed, OlderRelease: d.olderRelease()})
 }

@@ -37,6 +37,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
 	"github.com/holdfast-os/holdfast/internal/system/zfs"
 	"github.com/holdfast-os/holdfast/internal/trust"
+	"github.com/holdfast-os/holdfast/internal/updater"
 )
 
 const (
@@ -55,6 +56,7 @@ type Host struct {
 	zfs     *zfs.ZFS
 	luks    luks.Host
 	efi     efi.Vars
+	access  access
 	source  providerSource
 	daemon  *Daemon
 
@@ -76,19 +78,22 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 		zfs:   &zfs.ZFS{Run: run.Host},
 		luks:  luks.Host{Root: root, Run: run.Host},
 	}
-	h.source.userAgent = product
+	h.access.userAgent = product
 	if release, err := h.facts.Release(); err == nil {
-		h.source.userAgent = release.Name + "/" + release.Version
+		h.access.userAgent = release.Name + "/" + release.Version
 	}
-	h.source.roots, h.source.proxy = trustedRoots, h.localProxy
-	manager := h.apps()
+	h.access.roots, h.access.proxy = trustedRoots, h.localProxy
+	h.source.open = h.openSource
+	system := h.system()
+	manager := h.apps(system)
+	updates := h.updates(system, manager)
 	h.daemon = New(Options{Root: root, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
 			Keys: hostKeys{h}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
-			Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: hostApps{manager},
-			Power: power.Power{Run: run.Host}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
+			Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: hostApps{manager}, Updates: updates,
+			Power: hostPower{power.Power{Run: run.Host}, updates.agent}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
 			Display: h.display, Doing: h.display, Notify: serviceManager{},
 		}})
 	return h.daemon, nil
@@ -312,12 +317,12 @@ func (hostDiagnosis) EventLog(context.Context) (osapi.DebugEventLog, error) {
 }
 
 // apps makes the manager of the applications.
-func (h *Host) apps() *apps.Manager {
+func (h *Host) apps(system *updater.System) *apps.Manager {
 	client := incus.New(incus.DefaultSocket)
 	setup := &incus.Setup{Client: client, LocalUsable: h.zfs.UsableForIncus, Log: h.log}
 	return &apps.Manager{
 		Store:    appStore{h},
-		Provider: apps.Releases{Source: &h.source, Channel: func() string { return h.daemon.Channel() }, Architecture: architecture()},
+		Provider: updater.Applications{System: system, Channel: func() string { return h.daemon.Channel() }},
 		Extensions: &sysext.Extensions{Run: run.Host, Certificates: func() ([][]byte, error) {
 			db, err := h.efi.Read("db", efi.ImageSecurity)
 			if err != nil {

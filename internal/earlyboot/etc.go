@@ -47,7 +47,44 @@ func (h Host) MakeEtc(info bootinfo.Info) error {
 		// The daemon meets the same file, has a copy to go back to, and says so to the owner.
 		fmt.Fprintln(os.Stderr, "starting without the owner's list of kernel modules:", err)
 	}
-	return h.writeBootMount(info.ESP)
+	if err := h.writeBootMount(info.ESP); err != nil {
+		return err
+	}
+	return h.writeTrial()
+}
+
+// bootCount is there when the boot loader counts this start: the release is on trial.
+const bootCount = "firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+// TrialDropIn makes a daemon that ends again and again in a trial leave the release; below
+// /run. The daemon removes it with the trial.
+const TrialDropIn = "systemd/system/holdfastd.service.d/50-trial.conf"
+
+// writeTrial has the service manager watch over a start that the boot loader counts: what
+// is in the new release cannot be trusted to watch over itself.
+func (h Host) writeTrial() error {
+	if _, err := os.Stat(filepath.Join(h.paths.Sys, bootCount)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("looking whether this start is counted: %w", err)
+	}
+	dropIn := filepath.Join(h.paths.Run, TrialDropIn)
+	wants := filepath.Join(h.paths.Run, "systemd/system/sysinit.target.wants")
+	for _, dir := range []string{filepath.Dir(dropIn), wants} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("making %s: %w", dir, err)
+		}
+	}
+	text := "[Unit]\nStartLimitIntervalSec=300\nStartLimitBurst=4\nOnFailure=holdfast-trial.service\n"
+	if err := os.WriteFile(dropIn, []byte(text), 0o644); err != nil {
+		return fmt.Errorf("watching over the trial: %w", err)
+	}
+	err := os.Symlink("/usr/lib/systemd/system/holdfast-trial.timer", wants+"/holdfast-trial.timer")
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("watching over the trial: %w", err)
+	}
+	return nil
 }
 
 func (h Host) machineID(info bootinfo.Info) (string, error) {

@@ -4,7 +4,7 @@
 // again after any failure, and what it made is kept under the cache by what it was
 // made of. This package knows their order, what each needs, when one has nothing to
 // do, and shows how far the build is. What several parties have to agree on (the
-// partition table, update transfers) is rendered from internal/layout into the
+// partition table) is rendered from internal/layout into the
 // image's configuration by Render.
 package image
 
@@ -327,9 +327,8 @@ func Render(dir string) error {
 func files() (map[string]string, error) {
 	out := map[string]string{}
 	for dir, render := range map[string]func(string) (map[string]string, error){
-		"mkosi.repart":                   layout.RenderMediumRepart,
-		"stage/node/usr/lib/repart.d":    layout.RenderRepart,
-		"stage/node/usr/lib/sysupdate.d": layout.RenderSysupdate,
+		"mkosi.repart":                layout.RenderMediumRepart,
+		"stage/node/usr/lib/repart.d": layout.RenderRepart,
 	} {
 		rendered, err := render("x86_64")
 		if err != nil {

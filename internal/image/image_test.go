@@ -29,8 +29,9 @@ type project struct {
 func newProject(t *testing.T) *project {
 	t.Helper()
 	t.Setenv("HOLDFAST_SECUREBOOT_CERT", "")
+	t.Setenv("HOLDFAST_RELEASE_ROOT", "")
 	p := &project{t: t, root: t.TempDir(), cache: t.TempDir(), now: time.Date(2026, 11, 22, 1, 4, 30, 0, time.UTC)}
-	for _, name := range []string{"image/mkosi.conf", "image/steps/image", "bin/holdfast", "bin/holdfastd", "bin/holdfast-initrd", "bin/holdfast-proxy", ".keys/secureboot.crt", "README.md"} {
+	for _, name := range []string{"image/mkosi.conf", "image/steps/image", "bin/holdfast", "bin/holdfastd", "bin/holdfast-initrd", "bin/holdfast-proxy", ".keys/secureboot.crt", ".keys/releases/root.json", "README.md"} {
 		p.write(name, name)
 	}
 	p.link("holdfastd.service", "image/base/wanted")
@@ -307,8 +308,7 @@ func TestBuild_OddVersion_IsRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// The build's work folder gets the table of the medium and of the node, and the
-// transfers of an update.
+// The build's work folder gets the table of the medium and of the node.
 func TestRender_WorkFolder_HasTheseFiles(t *testing.T) {
 	dir := t.TempDir()
 	if err := image.Render(dir); err != nil {
@@ -316,7 +316,7 @@ func TestRender_WorkFolder_HasTheseFiles(t *testing.T) {
 	}
 	for _, name := range []string{
 		"mkosi.repart/00-esp.conf", "mkosi.repart/12-usr.conf",
-		"stage/node/usr/lib/repart.d/40-root.conf", "stage/node/usr/lib/sysupdate.d/40-uki.transfer",
+		"stage/node/usr/lib/repart.d/40-root.conf",
 	} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)

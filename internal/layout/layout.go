@@ -2,7 +2,7 @@
 //
 // Everything that has to know where a partition lies or what it is called asks
 // here: the build of the medium (RenderMediumRepart), the early boot of a node
-// (RenderRepart), the swap of slots (RenderSysupdate), the installer
+// (RenderRepart), the swap of slots (RenderTransfers), the installer
 // (InstallTable) and whoever writes a seed into an image (SeedOffset).
 //
 //	 1 esp         the boot loader and its kernel images

@@ -111,25 +111,6 @@ func TestRenderMediumRepart_Usr_IsVerityDataOfFixedSize(t *testing.T) {
 	}
 }
 
-// A slot becomes bootable last, and only with three tries.
-func TestRenderSysupdate_Kernel_ComesLastWithThreeTries(t *testing.T) {
-	got, err := layout.RenderSysupdate("x86_64")
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := []string{"10-usr-verity-sig.transfer", "20-usr-verity.transfer", "30-usr.transfer", "40-uki.transfer"}
-	if diff := cmp.Diff(names, slices.Sorted(maps.Keys(got))); diff != "" {
-		t.Error(diff)
-	}
-	usr := "[Transfer]\nProtectVersion=%A\nVerify=no\n\n[Source]\nType=regular-file\nPath=/var/lib/updates\nMatchPattern=%M_@v.usr-x86-64.@u.raw\n\n" +
-		"[Target]\nType=partition\nPath=auto\nMatchPattern=%M_@v\nMatchPartitionType=usr-x86-64\nReadOnly=1\n"
-	uki := "[Transfer]\nProtectVersion=%A\nVerify=no\n\n[Source]\nType=regular-file\nPath=/var/lib/updates\nMatchPattern=%M_@v.efi\n\n" +
-		"[Target]\nType=regular-file\nPath=/EFI/Linux\nPathRelativeTo=esp\nMatchPattern=%M_@v+@l-@d.efi %M_@v+@l.efi %M_@v.efi\nMode=0444\nTriesLeft=3\nTriesDone=0\nInstancesMax=2\n"
-	if diff := cmp.Diff(usr+uki, got["30-usr.transfer"]+got["40-uki.transfer"]); diff != "" {
-		t.Error(diff)
-	}
-}
-
 // An update takes the disk and the release that runs from its caller, never from what
 // happens to be mounted or readable; and it becomes bootable last, with three tries.
 func TestRenderTransfers_Node_NamesDiskSourceAndProtectedRelease(t *testing.T) {

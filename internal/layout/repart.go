@@ -102,17 +102,6 @@ func RenderMediumRepart(arch string) (map[string]string, error) {
 	return out, nil
 }
 
-// UpdateDir is where a node keeps the files of a release that RenderSysupdate takes.
-const UpdateDir = "/var/lib/updates"
-
-// RenderSysupdate gives transfers for /usr/lib/sysupdate.d that take a release out of
-// UpdateDir. They name no disk and cannot find it while extensions are merged, since
-// /usr is then an overlay: a node updates with RenderTransfers.
-func RenderSysupdate(arch string) (map[string]string, error) {
-	source := []string{"Type=regular-file", "Path=" + UpdateDir}
-	return renderTransfers(arch, "%A", "%M_", source, "Path=auto", []string{"Path=/EFI/Linux", "PathRelativeTo=esp"})
-}
-
 // TransferOptions say from where to where a release goes.
 type TransferOptions struct {
 	// Arch is "x86_64" or "aarch64".

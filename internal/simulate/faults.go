@@ -48,7 +48,7 @@ func FaultPoints() []string {
 		"extensions.refresh", "facts.environment", "facts.resources", "facts.storage", "kernel.apply", "kernel.state",
 		"logging.apply", "logging.state", "network.apply", "network.flush-dns", "network.online", "network.state",
 		"pools.ensure", "power.poweroff", "power.reboot", "power.suspend", "provider.apply", "requirements.check",
-		"security.apply", "security.prepare", "security.rebind", "security.state", "services.apply", "services.state", "state.open",
+		"security.apply", "security.prepare", "security.rebind", "security.state", "services.apply", "services.state", "state.open", "updates.check", "updates.plan",
 	}
 }
 

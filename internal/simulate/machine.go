@@ -33,7 +33,7 @@ func (n *Node) machine() daemon.Machine {
 		Facts: facts{n}, Requirements: nothing{n}, Installer: nothing{n}, Seed: seed{n.o.Seed},
 		Keys: keys{n}, Security: n.securitySetting(), Services: n.services(), Hands: n.hands("services.apply"),
 		Kernel: n.kernelSetting(), Network: n.networkSetting(), Logging: n.loggingSetting(), Provider: n.providerSetting(),
-		Resolver: nothing{n}, Identity: n.identity, Extensions: nothing{n}, Pools: nothing{n}, Apps: apps, AppUpdates: apps,
+		Resolver: nothing{n}, Identity: n.identity, Extensions: nothing{n}, Pools: nothing{n}, Apps: apps, AppUpdates: apps, Updates: updates{n, apps},
 		Power: power{n}, Diagnosis: diagnosis{n.journal, n}, Display: display{n}, Doing: display{n}, Notify: notify{n},
 	}
 }

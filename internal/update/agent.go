@@ -37,6 +37,9 @@ type Agent struct {
 	Name string
 	// Architecture is this machine's, as "x86_64".
 	Architecture string
+	// Ready is closed when the node has started: updates are not looked for before. Nil does
+	// not wait.
+	Ready <-chan struct{}
 	// Random gives a number from 0 up to but not including 1, to spread checks; default 0.
 	Random func() float64
 

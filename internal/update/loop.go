@@ -31,6 +31,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.insist(ctx, a.Judge); err != nil {
 		return err
 	}
+	if a.Ready != nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.Ready:
+		}
+	}
 	a.beginPace()
 	if err := a.startupCheck(ctx, fromUpdate); err != nil && ctx.Err() != nil {
 		return err

@@ -104,6 +104,11 @@ func (a Applications) get(ctx context.Context, g *parts.Getter, way parts.Way, d
 		}
 		way = parts.Whole(part)
 	}
+	return write(ctx, g, way, dst)
+}
+
+// write makes a part as a file.
+func write(ctx context.Context, g *parts.Getter, way parts.Way, dst string) (err error) {
 	stream, err := g.Open(ctx, way)
 	if err != nil {
 		return err

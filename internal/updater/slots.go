@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
-	"github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/system/bootloader"
 	"github.com/holdfast-os/holdfast/internal/update"
 )
@@ -95,60 +93,4 @@ func (s Slots) MarkBad(ctx context.Context, version string) error {
 		return s.Loader.MarkBad(ctx)
 	}
 	return s.each(version, func(e bootloader.Entry) error { return s.Loader.Exhaust(e) })
-}
-
-// TPM says whether the disk opens by itself under a release.
-type TPM struct {
-	// PolicyKey gives the key by which PCR 11 is bound, PEM, as this boot has it.
-	PolicyKey func() ([]byte, error)
-	// Bound is false on a node whose disk no TPM opens.
-	Bound func(ctx context.Context) (bool, error)
-	// KeyOf gives the key that signs the policy for a release that is fetched: what its
-	// kernel image carries. Nil answers when it is not here yet.
-	KeyOf func(ctx context.Context, found update.Found) ([]byte, error)
-}
-
-// Predict is part of update.TPM. The disk is bound to PCR 7, to PCR 15 and, by a signature,
-// to PCR 11. A release that is signed by the same key changes none of what is compared.
-func (t TPM) Predict(ctx context.Context, found update.Found) (update.Prediction, error) {
-	bound, err := t.Bound(ctx)
-	if err != nil {
-		return update.Prediction{}, err
-	}
-	if !bound {
-		return update.Prediction{Unlocks: true, Note: "no TPM opens the disk, so nothing changes"}, nil
-	}
-	ours, err := t.PolicyKey()
-	if err != nil {
-		return update.Prediction{}, fmt.Errorf("reading the key of the PCR policy: %w", err)
-	}
-	theirs, err := t.KeyOf(ctx, found)
-	if err != nil {
-		return update.Prediction{}, err
-	}
-	if theirs == nil {
-		return update.Prediction{Unlocks: true, Note: "PCR 7 stays; PCR 11 changes and is signed, to be checked when the kernel image is here"}, nil
-	}
-	if samePEM(ours, theirs) {
-		return update.Prediction{Unlocks: true, Note: "PCR 7 stays; PCR 11 changes, and its policy is signed by the key that the disk is bound to"}, nil
-	}
-	return update.Prediction{Note: "PCR 11 is signed by another key than the disk is bound to"}, nil
-}
-
-func samePEM(a, b []byte) bool {
-	return strings.TrimSpace(string(a)) == strings.TrimSpace(strings.TrimRight(string(b), "\x00"))
-}
-
-// ErrOtherKey is a release whose policy another key signs.
-var ErrOtherKey = errors.New("the release is signed by another key: bring the certificate update of the publisher first")
-
-// Rebind is part of update.TPM.
-func (t TPM) Rebind(_ context.Context, found update.Found) error {
-	return fmt.Errorf("binding the disk to release %s: %w", found.Manifest.Version, ErrOtherKey)
-}
-
-// part gives a part of the OS by its type.
-func part(found update.Found, kind release.Type) (release.Part, error) {
-	system, err := osParts(found.Manifest)
-	return system[kind], err
 }

@@ -159,7 +159,7 @@ func (t *Trusted) Downloads() parts.Downloads { return t.downloads }
 
 // Newest is part of update.Releases.
 func (t *Trusted) Newest(ctx context.Context, channel string, fresh bool) (update.Found, error) {
-	if err := t.refresh(ctx, fresh); err != nil {
+	if err := t.refresh(ctx, channel, fresh); err != nil {
 		return update.Found{}, err
 	}
 	manifest, err := t.client.Newest(ctx, channel, t.arch)
@@ -170,13 +170,13 @@ func (t *Trusted) Newest(ctx context.Context, channel string, fresh bool) (updat
 	return update.Found{Manifest: manifest, Digest: digest}, err
 }
 
-func (t *Trusted) refresh(ctx context.Context, fresh bool) error {
+func (t *Trusted) refresh(ctx context.Context, channel string, fresh bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !fresh && !t.asked.IsZero() && t.now().Sub(t.asked) < remembered {
 		return nil
 	}
-	if _, err := t.client.Refresh(ctx); err != nil {
+	if _, err := t.client.Refresh(ctx, channel); err != nil {
 		return named(err)
 	}
 	t.asked = t.now()

@@ -52,7 +52,7 @@ var domains = []string{
 // shells are the packages that may import adapters.
 var shells = []string{
 	"internal/daemon", "internal/simulate", "internal/facts", "internal/installer", "internal/lab", "internal/image", "internal/cli",
-	"internal/system", "cmd", "test", "tools",
+	"internal/publisher", "internal/updater", "internal/system", "cmd", "test", "tools",
 }
 
 // adapterExceptions name, for a domain package, the adapters that it may import all the same.
