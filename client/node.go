@@ -143,14 +143,27 @@ func (c *Client) SetUpdate(ctx context.Context, config os.UpdateConfig, etag str
 	return c.send(ctx, http.MethodPut, "/1.0/system/update", map[string]any{"config": config}, etag)
 }
 
-// CheckUpdate asks the node to look for updates; with osOnly the applications are left
+// CheckUpdate asks the node to look for updates; with OSOnly the applications are left
 // alone, and it waits for the end.
-func (c *Client) CheckUpdate(ctx context.Context, osOnly bool) error {
-	if !osOnly {
+func (c *Client) CheckUpdate(ctx context.Context, post os.UpdateCheckPost) error {
+	if post == (os.UpdateCheckPost{}) {
 		_, err := c.ask(ctx, http.MethodPost, "/1.0/system/update/:check", nil, "")
 		return err
 	}
-	return c.send(ctx, http.MethodPost, "/1.0/system/update/:check", os.UpdateCheckPost{OSOnly: true}, "")
+	return c.send(ctx, http.MethodPost, "/1.0/system/update/:check", post, "")
+}
+
+// PlanUpdate says what an update would do.
+func (c *Client) PlanUpdate(ctx context.Context) (os.UpdatePlan, error) {
+	var plan os.UpdatePlan
+	answer, err := c.ask(ctx, http.MethodPost, "/1.0/system/update/:plan", nil, "")
+	if err != nil {
+		return plan, err
+	}
+	if err := json.Unmarshal(answer.Metadata, &plan); err != nil {
+		return plan, fmt.Errorf("reading the plan: %w", err)
+	}
+	return plan, nil
 }
 
 // Provider shows where releases come from, with the ETag for SetProvider.

@@ -15,7 +15,7 @@ func imageCommand(env *Env) *cobra.Command {
 		Short:   "Build the operating system and its install medium",
 		Example: "  holdfast image build",
 	}
-	cmd.AddCommand(imageBuildCommand(), imageRenderCommand(), imagePackagesCommand(env))
+	cmd.AddCommand(imageBuildCommand(), imageRenderCommand(), imagePackagesCommand(env), imageServeCommand(env))
 	return cmd
 }
 

@@ -16,7 +16,7 @@ func nodeCommand(env *Env) *cobra.Command {
 	n := &connection{env: env}
 	c := group("node", "Look at and change one node",
 		"  holdfast node show\n  holdfast node application list --lab default",
-		nodeShowCommand(n), applicationCommand(n), serviceCommand(n), systemCommand(n), configCommand(n), historyCommand(n),
+		nodeShowCommand(n), applicationCommand(n), serviceCommand(n), systemCommand(n), configCommand(n), historyCommand(n), updateCommand(n),
 		operationCommand(n), monitorCommand(n), logCommand(n), auditCommand(n), debugCommand(n), bundleCommand(n),
 		textCommand(n, "metrics", "Show the node's counters, as Prometheus reads them", (*client.Client).Metrics),
 		textCommand(n, "openapi", "Show the node's own description of its API (OpenAPI, YAML)", (*client.Client).OpenAPI))

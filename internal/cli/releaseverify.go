@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/publisher"
 	"github.com/holdfast-os/holdfast/internal/release"
 )
 
@@ -79,6 +80,14 @@ func verifyFolder(ctx context.Context, env *Env, out *output, o release.VerifyOp
 	report, err := release.VerifyTree(ctx, o)
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(filepath.Join(o.Tree, "tuf")); err == nil {
+		ends, err := publisher.Metadata{Tree: o.Tree}.Check()
+		if err != nil {
+			report.Problems = append(report.Problems, release.VerifyProblem{Path: "tuf", Err: err})
+		} else if _, err := fmt.Fprintf(env.Stderr, "the trusted metadata hold until %s\n", ends.UTC().Format("2006-01-02")); err != nil {
+			return err
+		}
 	}
 	for _, name := range report.Unnamed {
 		if _, err := fmt.Fprintf(env.Stderr, "note: no index and no manifest names %s\n", clean(name)); err != nil {

@@ -112,19 +112,6 @@ func rebindCommand(n *connection) *cobra.Command {
 	return confirmed(n.env, c, "Trust the machine as it is now, and bind its volumes to the TPM?")
 }
 
-func updateCheckCommand(n *connection) *cobra.Command {
-	c := &cobra.Command{
-		Use:     "check",
-		Short:   "Look for updates now",
-		Example: "  holdfast node system update check\n  holdfast node system update check --os-only",
-		Args:    args(),
-	}
-	osOnly := c.Flags().Bool("os-only", false, "leave the applications alone, and wait for the end")
-	return actCommand(n, c, "The node has been asked to look for updates", func(c *cobra.Command, node *client.Client, _ []string) error {
-		return node.CheckUpdate(c.Context(), *osOnly)
-	})
-}
-
 func retrievedCommand(n *connection) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "retrieved",

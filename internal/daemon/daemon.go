@@ -95,6 +95,9 @@ type Daemon struct {
 	mu    sync.Mutex
 	audit *audit.Log
 
+	// replacing is held by what replaces data: a restore or a reset.
+	replacing sync.Mutex
+
 	serving sync.Mutex
 	server  *http.Server
 	handler http.Handler

@@ -62,6 +62,10 @@ type Machine struct {
 	Display      Display
 	Doing        Doing
 	Notify       Notify
+	// Backups, AppData and Resets may be nil: their requests answer 501 then.
+	Backups Backups
+	AppData AppData
+	Resets  Resets
 }
 
 // Facts observes the machine.

@@ -61,10 +61,10 @@ func (d *Daemon) applicationRoutes() []httpapi.Route {
 		{Method: post, Path: one + "/:remove", Doc: "removes an application", Handler: d.removeApplication},
 		{Method: post, Path: one + "/:check-update", Doc: "brings an application to the newest release, after the answer", Handler: d.checkApplication},
 		{Method: post, Path: one + "/:action", Doc: "runs an action of an application", Later: "no application has actions"},
-		{Method: post, Path: one + "/:backup", Doc: "gives a backup of an application's data", Later: "backups come with a later release"},
+		{Method: post, Path: one + "/:backup", Doc: "gives a backup of an application's data", Request: osapi.BackupPost{}, EmptyBody: true, Response: httpapi.Raw{ContentType: archiveType}, Handler: d.backupApplication},
 		{Method: post, Path: one + "/:debug", Doc: "gives an application's own diagnosis", Later: "read /1.0/debug/log?unit=incus.service"},
-		{Method: post, Path: one + "/:factory-reset", Doc: "starts an application anew from its seed", Later: "resets come with a later release"},
-		{Method: post, Path: one + "/:restore", Doc: "restores a backup of an application", Later: "backups come with a later release"},
+		{Method: post, Path: one + "/:factory-reset", Doc: "starts an application anew from its seed, after the answer", Query: dryRunQuery(), Handler: d.resetApplication},
+		{Method: post, Path: one + "/:restore", Doc: "restores a backup of an application, which is the body; the application restarts after the answer", Query: dryRunQuery(), Handler: d.restoreApplication},
 		{Method: post, Path: one + "/:switch-version", Doc: "goes to another version on disk", Later: "switching versions comes with a later release"},
 	}
 }
@@ -113,9 +113,9 @@ func (d *Daemon) powerRoutes() []httpapi.Route {
 		{Method: post, Path: base + "/:poweroff", Doc: "turns the node off, after the answer", Handler: power(console.PoweringOff, func(ctx context.Context) error { return d.machine.Power.Poweroff(ctx) })},
 		{Method: post, Path: base + "/:reboot", Doc: "restarts the node, after the answer", Handler: power(console.Rebooting, func(ctx context.Context) error { return d.machine.Power.Reboot(ctx) })},
 		{Method: post, Path: base + "/:suspend", Doc: "lets the node sleep, after the answer", Handler: power(console.Ready, func(ctx context.Context) error { return d.machine.Power.Suspend(ctx) })},
-		{Method: post, Path: base + "/:backup", Doc: "gives a backup of the node's configuration", Later: "backups come with a later release"},
-		{Method: post, Path: base + "/:restore", Doc: "restores a backup of the node's configuration", Later: "backups come with a later release"},
-		{Method: post, Path: base + "/:factory-reset", Doc: "starts the node anew from its seed", Later: "resets come with a later release"},
+		{Method: post, Path: base + "/:backup", Doc: "gives a backup of what the node keeps, with its secrets", Request: osapi.BackupPost{}, EmptyBody: true, Response: httpapi.Raw{ContentType: archiveType}, Handler: d.backupSystem},
+		{Method: post, Path: base + "/:restore", Doc: "restores a backup of the node, which is the body, and restarts after the answer", Query: restoreQuery(), Handler: d.restoreSystem},
+		{Method: post, Path: base + "/:factory-reset", Doc: "makes a new node of this one from its seed, and restarts after the answer", Request: osapi.FactoryResetPost{}, EmptyBody: true, Query: dryRunQuery(), Handler: d.resetSystem},
 	}
 }
 

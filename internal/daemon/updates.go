@@ -71,23 +71,34 @@ func (d *Daemon) olderRelease() bool {
 // since what the caller wants is under way.
 func (d *Daemon) checkUpdate(r *httpapi.Request) (any, error) {
 	post := httpapi.Body[osapi.UpdateCheckPost](r)
+	if post.OSOnly {
+		return d.operate(r, "update check", nil, func(ctx context.Context, p *operation.Progress) error {
+			return d.check(ctx, p, *post)
+		})
+	}
 	return httpapi.After{Do: func(ctx context.Context) {
 		if !d.clock.wait(ctx, graceTime) {
 			return
 		}
 		_, err := d.operations.Start("update check", nil, false, func(ctx context.Context, p *operation.Progress) error {
-			d.progress.Store(p)
-			defer d.progress.CompareAndSwap(p, nil)
-			err := d.machine.Updates.Check(ctx, *post)
-			if err != nil {
-				d.machine.Display.Message("error", "update check: "+err.Error())
-			}
-			return err
+			return d.check(ctx, p, *post)
 		})
 		if err != nil {
 			d.log.Error("starting the update check", "error", err)
 		}
 	}}, nil
+}
+
+// check is a check that somebody has asked for, and can watch.
+func (d *Daemon) check(ctx context.Context, p *operation.Progress, post osapi.UpdateCheckPost) error {
+	d.progress.Store(p)
+	defer d.progress.CompareAndSwap(p, nil)
+	err := d.machine.Updates.Check(ctx, post)
+	if err != nil {
+		d.log.Error("update check failed", "error", err)
+		d.machine.Display.Message("error", "update check: "+err.Error())
+	}
+	return err
 }
 
 func (d *Daemon) planUpdate(r *httpapi.Request) (any, error) {
@@ -96,7 +107,7 @@ func (d *Daemon) planUpdate(r *httpapi.Request) (any, error) {
 
 // codedUpdate gives an error of the agent the daemon's name for it.
 func codedUpdate(err error) error {
-	for _, conflict := range []error{update.ErrBusy, update.ErrOnTrial, update.ErrNothingStaged} {
+	for _, conflict := range []error{update.ErrBusy, update.ErrOnTrial, update.ErrNothingStaged, update.ErrBadRelease, update.ErrOlder} {
 		if errors.Is(err, conflict) {
 			return fmt.Errorf("%w: %w", ErrConflict, err)
 		}

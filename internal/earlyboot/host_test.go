@@ -416,6 +416,40 @@ func TestMakeEtc_Node_HasTheTemplateTheMachineIDAndTheBootMount(t *testing.T) {
 	}
 }
 
+// A new release may be one whose daemon ends at once, or never says a word: what watches
+// over it is the service manager, and only while the boot loader counts.
+func TestMakeEtc_CountedStart_IsWatchedOver(t *testing.T) {
+	for _, counted := range []bool{false, true} {
+		host, dir, _ := testHost(t, healthy)
+		write(t, dir+"/sysusr/usr/share/factory/etc/hostname", "node\n")
+		write(t, dir+"/sysroot/"+MachineIDFile, "0123456789abcdef0123456789abcdef\n")
+		if counted {
+			write(t, dir+"/sys/"+bootCount, "\x06\x00\x00\x00x")
+		}
+		if err := host.MakeEtc(bootinfo.Info{Mode: bootinfo.Node, ESP: "/dev/vda1"}); err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		if counted {
+			want = []string{
+				"systemd/system/holdfastd.service.d drwxr-xr-x",
+				"systemd/system/holdfastd.service.d/50-trial.conf -rw-r--r-- [Unit]\nStartLimitIntervalSec=300\nStartLimitBurst=4\nOnFailure=holdfast-trial.service\n",
+				"systemd/system/sysinit.target.wants drwxr-xr-x",
+				"systemd/system/sysinit.target.wants/holdfast-trial.timer -> /usr/lib/systemd/system/holdfast-trial.timer",
+			}
+		}
+		got := slices.DeleteFunc(listing(t, dir+"/run", "systemd/system"), func(line string) bool {
+			return !strings.Contains(line, "holdfast") && !strings.Contains(line, "sysinit")
+		})
+		if len(got) == 0 {
+			got = nil
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("counted %t: %s", counted, diff)
+		}
+	}
+}
+
 // An install medium belongs to no machine: it gets a fresh id each time, and its ESP
 // is not mounted, so that nothing is written to it.
 func TestMakeEtc_Install_HasAFreshIDAndNoBootMount(t *testing.T) {

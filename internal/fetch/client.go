@@ -82,10 +82,30 @@ func tlsConfig(o Options, clock Clock) *tls.Config {
 		for _, certificate := range state.PeerCertificates[1:] {
 			options.Intermediates.AddCert(certificate)
 		}
+		if state.ServerName == "" {
+			return verifyAddress(state.PeerCertificates[0], options, o.Mirrors)
+		}
 		_, err = state.PeerCertificates[0].Verify(options)
 		return err
 	}
 	return config
+}
+
+// verifyAddress is for a server whose URL has an address: no name is sent then, and an
+// empty one would fit every certificate. It must be for one of the addresses given.
+func verifyAddress(leaf *x509.Certificate, options x509.VerifyOptions, mirrors []string) error {
+	failed := fmt.Errorf("%w: it has no name to be compared with", ErrCertificate)
+	for _, mirror := range mirrors {
+		base, err := url.Parse(mirror)
+		if err != nil || net.ParseIP(base.Hostname()) == nil {
+			continue
+		}
+		options.DNSName = base.Hostname()
+		if _, failed = leaf.Verify(options); failed == nil {
+			return nil
+		}
+	}
+	return failed
 }
 
 // checkRedirect lets a server move a file on itself, and nothing more: a redirect

@@ -27,9 +27,8 @@ const ReleaseURL = "http://" + qemu.ReleaseAddress
 type seedInput struct {
 	// ClientCert is the PEM of the certificate the node shall trust.
 	ClientCert []byte
-	// UpdateCA is the PEM the node checks releases against; without it, or without
-	// ReleasePort, the seed names no provider.
-	UpdateCA    []byte
+	// ReleasePort is where releases are served; without it the seed names no provider. Whom
+	// the node trusts with releases is in its image.
 	ReleasePort int
 	// Replace holds members by base name, as "network"; a nil value leaves one out.
 	Replace map[string]any
@@ -53,11 +52,8 @@ func seedMembers(in seedInput) (map[string]any, error) {
 			"certificates": []object{{"name": "lab", "type": "client", "certificate": body}},
 		}},
 	}
-	if in.ReleasePort != 0 && len(in.UpdateCA) > 0 {
-		members["provider"] = object{"version": "1", "name": "images", "config": object{
-			"server_url": ReleaseURL,
-			"update_ca":  string(in.UpdateCA),
-		}}
+	if in.ReleasePort != 0 {
+		members["provider"] = object{"version": "1", "name": "images", "config": object{"server_url": ReleaseURL}}
 	}
 	for name, document := range in.Replace {
 		members[name] = document

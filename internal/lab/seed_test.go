@@ -37,7 +37,7 @@ func members(t *testing.T, archive []byte) map[string]string {
 // The seed makes the node install by itself, trust the lab and get its releases
 // from this computer; these are the documents that a node reads.
 func TestSeedArchive_WithReleaseServer_HoldsTheFourDocuments(t *testing.T) {
-	archive, err := seedArchive(seedInput{ClientCert: somePEM, UpdateCA: []byte("CA"), ReleasePort: 8123})
+	archive, err := seedArchive(seedInput{ClientCert: somePEM, ReleasePort: 8123})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestSeedArchive_WithReleaseServer_HoldsTheFourDocuments(t *testing.T) {
 		"applications.json": `{"applications":[{"name":"incus"}],"version":"1"}`,
 		"incus.json": `{"apply_defaults":true,"preseed":{"certificates":[{"certificate":"bm90IHJlYWxseSBERVI=","name":"lab","type":"client"}],` +
 			`"config":{"core.https_address":":8443"}},"version":"1"}`,
-		"provider.json": `{"config":{"server_url":"http://10.0.2.100:8080","update_ca":"CA"},"name":"images","version":"1"}`,
+		"provider.json": `{"config":{"server_url":"http://10.0.2.100:8080"},"name":"images","version":"1"}`,
 	}
 	if diff := cmp.Diff(want, members(t, archive)); diff != "" {
 		t.Errorf("seed (-want +got):\n%s", diff)

@@ -374,12 +374,6 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 		return nil
 	}
 	in := seedInput{ClientCert: cert, ReleasePort: u.s.ReleasePort, Replace: u.o.Seed}
-	if u.s.ReleasePort != 0 {
-		var err error
-		if in.UpdateCA, err = os.ReadFile(filepath.Join(u.root, ".keys", "update.crt")); err != nil {
-			return fmt.Errorf("reading the certificate of releases: %w (run `make build`)", err)
-		}
-	}
 	seed, err := seedArchive(in)
 	if err != nil {
 		return err

@@ -287,7 +287,7 @@ func (n *node) check(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.api.CheckUpdate(t.Context(), false); err != nil {
+	if err := n.api.CheckUpdate(t.Context(), api.UpdateCheckPost{}); err != nil {
 		t.Fatal(err)
 	}
 	var after api.Update
