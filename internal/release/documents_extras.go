@@ -121,7 +121,13 @@ func (d describer) earlier(version string) ([]release.Manifest, error) {
 
 func (d describer) addChunks(ctx context.Context, version string, part *release.Part, unpacked string) error {
 	index, pack := part.Name+".chunks", part.Name+".pack"
-	made, err := d.extras.Chunks(ctx, *part, unpacked, d.staging(index), d.staging(pack))
+	made, err := d.tree.shareChunks(d.arch, *part, d.staging(index), d.staging(pack))
+	if err != nil {
+		return err
+	}
+	if !made {
+		made, err = d.extras.Chunks(ctx, *part, unpacked, d.staging(index), d.staging(pack))
+	}
 	if err != nil {
 		return fmt.Errorf("cutting %s into chunks: %w", part.Name, err)
 	}

@@ -172,6 +172,9 @@ func TestVerifyTree_DamagedTree_NamesEveryProblem(t *testing.T) {
 		path := filepath.Join(o.Tree, name)
 		data, err := os.ReadFile(path)
 		if err == nil {
+			err = os.Remove(path) // releases share what is the same
+		}
+		if err == nil {
 			err = os.WriteFile(path, how(data), 0o644)
 		}
 		if err != nil {
@@ -308,5 +311,21 @@ func TestServe_RangesAndTags_AreAnsweredAsTheStandardSays(t *testing.T) {
 	}
 	if diff := cmp.Diff("200  9876543210", answer(get("Range", "bytes=4-", "If-Range", tag))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// An application that did not change is packed once, however many releases carry it.
+func TestPublish_ApplicationThatStayed_SharesItsPackedFile(t *testing.T) {
+	o, _, _ := threeReleases(t)
+	var files []os.FileInfo
+	for _, version := range []string{v1, v2} {
+		info, err := os.Stat(filepath.Join(o.Tree, version, "x86_64", "incus.raw.gz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, info)
+	}
+	if !os.SameFile(files[0], files[1]) {
+		t.Error("two releases have a packed file each for the same application")
 	}
 }

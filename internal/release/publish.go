@@ -147,7 +147,7 @@ func (t *tree) publish(ctx context.Context, o PublishOptions, found []artifact, 
 }
 
 func (t *tree) stageAndMove(ctx context.Context, o PublishOptions, found []artifact, lists []release.PackageList, stage string) (release.Update, error) {
-	staged, err := stageFiles(ctx, o.Arch, found, stage)
+	staged, err := t.stageFiles(ctx, o.Arch, found, stage)
 	if err != nil {
 		return release.Update{}, err
 	}
@@ -191,8 +191,9 @@ type staged struct {
 	plain packed
 }
 
-// stageFiles compresses the files of a build into stage.
-func stageFiles(ctx context.Context, arch string, found []artifact, stage string) ([]staged, error) {
+// stageFiles compresses the files of a build into stage. What an earlier release has under
+// the same name and with the same content is not packed again.
+func (t *tree) stageFiles(ctx context.Context, arch string, found []artifact, stage string) ([]staged, error) {
 	dir := filepath.Join(stage, arch)
 	// A web server under another user reads the tree.
 	if err := errors.Join(os.Chmod(stage, 0o755), os.Mkdir(dir, 0o755)); err != nil {
@@ -200,7 +201,10 @@ func stageFiles(ctx context.Context, arch string, found []artifact, stage string
 	}
 	all := []staged{}
 	for _, a := range found {
-		p, err := compress(ctx, a.source, filepath.Join(dir, a.name+".gz"), a.trim)
+		p, shared, err := t.share(ctx, arch, a, filepath.Join(dir, a.name+".gz"))
+		if err == nil && !shared {
+			p, err = compress(ctx, a.source, filepath.Join(dir, a.name+".gz"), a.trim)
+		}
 		if err != nil {
 			return nil, err
 		}
