@@ -17,7 +17,7 @@ func applicationCommand(n *connection) *cobra.Command {
 	c := group("application", "Manage the applications of a node",
 		"  holdfast node application list\n  holdfast node application add incus",
 		applicationListCommand(n), applicationShowCommand(n), applicationAddCommand(n), applicationEditCommand(n),
-		applicationRestartCommand(n), applicationRemoveCommand(n), applicationCheckCommand(n))
+		applicationRestartCommand(n), applicationRemoveCommand(n), applicationCheckCommand(n), applicationBackupCommand(n), applicationRestoreCommand(n), applicationResetCommand(n))
 	c.Aliases = []string{"applications", "app"}
 	return c
 }

@@ -16,6 +16,7 @@ func imageCommand(env *Env) *cobra.Command {
 		Example: "  holdfast image build",
 	}
 	cmd.AddCommand(imageBuildCommand(), imageRenderCommand(), imagePackagesCommand(env), imageServeCommand(env))
+	cmd.AddCommand(imageToolCommands(env)...)
 	return cmd
 }
 

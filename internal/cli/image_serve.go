@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -142,13 +143,23 @@ func serveImagesUntilDone(ctx context.Context, listener net.Listener, secure *tl
 // pkcs12 packs a certificate and its key with openssl: no library of the project writes
 // PKCS #12. The key goes through a pipe, never through arguments or files.
 func pkcs12(runner run.Runner) func(ctx context.Context, certificate, key []byte) ([]byte, error) {
-	return func(ctx context.Context, certificate, key []byte) ([]byte, error) {
+	return func(ctx context.Context, certificate, key []byte) (packed []byte, err error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
+		f, err := os.CreateTemp("", "holdfast-certificate-*")
+		if err != nil {
+			return nil, fmt.Errorf("handing a certificate to openssl: %w", err)
+		}
+		defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+		_, err = f.Write(certificate)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("handing a certificate to openssl: %w", err)
+		}
 		result, err := runner(ctx, run.Command{
-			Name:  "openssl",
-			Args:  []string{"pkcs12", "-export", "-passout", "pass:", "-name", "Holdfast client certificate"},
-			Stdin: bytes.NewReader(append(bytes.Clone(certificate), key...)),
+			Name: "openssl",
+			Args: []string{"pkcs12", "-export", "-passout", "pass:", "-name", "Holdfast client certificate",
+				"-in", f.Name(), "-inkey", "/dev/stdin"},
+			Stdin: bytes.NewReader(key),
 		})
 		if err != nil {
 			return nil, fmt.Errorf("packing a certificate as PKCS #12: %w", err)

@@ -33,6 +33,7 @@ func systemCommand(n *connection) *cobra.Command {
 		systemPart(n, client.SectionUpdate, "How the node updates itself", as(updateView),
 			edit(client.SectionUpdate), updateCheckCommand(n)),
 		systemPart(n, client.SectionProvider, "Where releases come from", as(providerView), edit(client.SectionProvider)),
+		systemBackupCommand(n), systemRestoreCommand(n), systemResetCommand(n),
 		powerCommand(n, "poweroff", "Switch the node off", "Switch the node off?", "The node is switching off",
 			(*client.Client).PowerOff),
 		powerCommand(n, "reboot", "Restart the node", "Restart the node?", "The node is restarting",

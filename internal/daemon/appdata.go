@@ -11,6 +11,7 @@ import (
 	"filippo.io/age"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/backup"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 	"github.com/holdfast-os/holdfast/internal/operation"
@@ -30,8 +31,8 @@ type AppData interface {
 	Start(ctx context.Context, name string) error
 	// Initialize applies the seed and the defaults.
 	Initialize(ctx context.Context, name string) error
-	// Restored notes when data was restored.
-	Restored(ctx context.Context, name string, at time.Time) error
+	// Note changes what the node remembers of it.
+	Note(ctx context.Context, name string, change func(*apps.Record)) error
 }
 
 // reserve is how many bytes a backup leaves free on the node's own disk.
@@ -75,7 +76,7 @@ func (d *Daemon) backupApplication(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	tree := backup.Tree{Dir: d.machine.AppData.Dir(data.Folder), Data: data, Complete: body.Complete}
-	err = d.during(r, "Backing up the application "+name, name, func(ctx context.Context, p *operation.Progress) error {
+	err = d.during(r, "Backing up the application "+name, name, func(ctx context.Context, p *operation.Progress) (err error) {
 		// The caller's end is the end of the work: nobody else wants the archive.
 		ctx, stop := joined(ctx, r.Context())
 		defer stop()
@@ -87,10 +88,15 @@ func (d *Daemon) backupApplication(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
-	return httpapi.Stream(func(w http.ResponseWriter, r *http.Request) {
+	return httpapi.Stream(func(w http.ResponseWriter, _ *http.Request) {
 		if err := errors.Join(send(w, spool, manifest, to), spool.Close()); err != nil {
 			d.log.Error("sending a backup", "application", name, "error", err)
-			panic(http.ErrAbortHandler) // the caller must not take half of it for the whole
+			// The caller must not take half of it for the whole: the end of the answer is
+			// never sent.
+			if err := http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)); err != nil {
+				d.log.Error("breaking off the answer", "error", err)
+			}
+			return
 		}
 		d.lifecycle("application-backed-up", "/1.0/applications/"+name, nil)
 	}), nil
@@ -107,7 +113,10 @@ func send(w http.ResponseWriter, spool Spool, manifest osapi.BackupManifest, to 
 	}
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	return errors.Join(backup.Finish(out, manifest, spool), out.Close())
+	if err := backup.Finish(out, manifest, spool); err != nil {
+		return err // not closed: the end would make it look whole
+	}
+	return out.Close()
 }
 
 // during runs work as an operation that can be watched, and waits for its end in any case:
@@ -181,7 +190,7 @@ func (d *Daemon) restoreApplication(r *httpapi.Request) (any, error) {
 	}
 	place := backup.Place{Dir: d.machine.AppData.Dir(data.Folder)}
 	var summary backup.Summary
-	err = d.during(r, "Receiving a backup of the application "+name, name, func(ctx context.Context, p *operation.Progress) error {
+	err = d.during(r, "Receiving a backup of the application "+name, name, func(ctx context.Context, p *operation.Progress) (err error) {
 		ctx, stop := joined(ctx, r.Context())
 		defer stop()
 		summary, err = d.receive(ctx, r, name, data, place, p)
@@ -201,7 +210,8 @@ func (d *Daemon) restoreApplication(r *httpapi.Request) (any, error) {
 			return fmt.Errorf("restoring the application %s: %w", name, err)
 		}
 		d.lifecycle("application-restored", "/1.0/applications/"+name, nil)
-		return d.machine.AppData.Restored(ctx, name, d.clock.Now().UTC())
+		now := d.clock.Now().UTC()
+		return d.machine.AppData.Note(ctx, name, func(r *apps.Record) { r.LastRestored, r.Initialized = &now, true })
 	}), nil
 }
 
@@ -296,13 +306,25 @@ func (d *Daemon) resetApplication(r *httpapi.Request) (any, error) {
 	}
 	return d.behindAlone("Resetting the application "+name, release, func(ctx context.Context, p *operation.Progress) error {
 		p.Set("start", 0, 0, name)
-		err := d.exchange(ctx, name, place, func(ctx context.Context) error { return d.machine.AppData.Initialize(ctx, name) })
-		if err != nil {
+		if err := d.anew(ctx, name, place); err != nil {
 			return fmt.Errorf("resetting the application %s: %w", name, err)
 		}
 		d.lifecycle("application-reset", "/1.0/applications/"+name, nil)
 		return nil
 	}), nil
+}
+
+// anew gives an application empty data and the seed. It is noted as not initialized in
+// between: a start of the node that finds it so applies the seed.
+func (d *Daemon) anew(ctx context.Context, name string, place backup.Place) error {
+	data, was := d.machine.AppData, true
+	err := data.Note(ctx, name, func(r *apps.Record) { was, r.Initialized = r.Initialized, false })
+	if err != nil {
+		return errors.Join(err, place.Discard())
+	}
+	err = d.exchange(ctx, name, place, func(ctx context.Context) error { return data.Initialize(ctx, name) })
+	now := was || err == nil
+	return errors.Join(err, data.Note(context.WithoutCancel(ctx), name, func(r *apps.Record) { r.Initialized = now }))
 }
 
 // exchange stops an application, gives it its new data, starts it and does what is left to

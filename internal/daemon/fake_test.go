@@ -46,6 +46,9 @@ type world struct {
 	query    daemon.LogQuery
 	applied  map[string]any // configurations in effect, by section
 	shown    daemon.Shown
+	backups  daemon.Backups
+	appData  daemon.AppData
+	resets   daemon.Resets
 	messages []string
 }
 
@@ -476,7 +479,7 @@ func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixtu
 			Kernel:   fakeSetting[osapi.KernelConfig, osapi.KernelState]{world: w, name: "kernel"},
 			Logging:  fakeSetting[osapi.LoggingConfig, osapi.LoggingState]{world: w, name: "logging"},
 			Identity: fakeIdentity{},
-			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Updates: &fakeUpdates{world: w}, Power: fakePower{w},
+			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Updates: &fakeUpdates{world: w}, Power: fakePower{w}, Backups: w.backups, AppData: w.appData, Resets: w.resets,
 			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Doing: fakeDisplay{w}, Notify: fakeNotify{w},
 		},
 	})

@@ -1,10 +1,11 @@
 package daemon
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/config"
@@ -19,9 +20,8 @@ import (
 type Resets interface {
 	// Hands do the steps.
 	Hands() reset.Hands
-	// Seed gives the present content of the seed partition up to the end of its archive, or
-	// more.
-	Seed(ctx context.Context) ([]byte, error)
+	// Seed opens the seed partition to read it.
+	Seed(ctx context.Context) (io.ReadCloser, error)
 	// HasTPM tells whether there is a TPM to clear.
 	HasTPM() (bool, error)
 }
@@ -34,11 +34,11 @@ func (d *Daemon) resetSystem(r *httpapi.Request) (any, error) {
 		return nil, noBackups()
 	}
 	request := *httpapi.Body[osapi.FactoryResetPost](r)
-	present, err := d.machine.Resets.Seed(r.Context())
-	if err != nil {
-		return nil, fmt.Errorf("reading the seed of now: %w", err)
-	}
-	archive, err := reset.NewSeed(bytes.NewReader(present), request)
+	var archive []byte
+	err := d.withSeed(r.Context(), func(present io.Reader) (err error) {
+		archive, err = reset.NewSeed(present, request)
+		return err
+	})
 	var problems config.Problems
 	if errors.As(err, &problems) {
 		return nil, httpapi.BadRequest("%w", problems)
@@ -47,9 +47,16 @@ func (d *Daemon) resetSystem(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if r.Query("dry-run") != "" {
-		return d.dryRun(r, func() (plan.Plan, error) {
+		return d.dryRun(r, func() (p plan.Plan, err error) {
 			has, err := d.machine.Resets.HasTPM()
-			return reset.NewPlan(request, has, present, archive), err
+			if err != nil {
+				return p, err
+			}
+			err = d.withSeed(r.Context(), func(present io.Reader) error {
+				p = reset.NewPlan(request, has, present, archive)
+				return nil
+			})
+			return p, err
 		})
 	}
 	release, err := d.alone()
@@ -68,6 +75,14 @@ func (d *Daemon) resetSystem(r *httpapi.Request) (any, error) {
 	}
 	d.lifecycle("system-reset", "/1.0/system", nil)
 	return d.behindAlone("Resetting the node", release, d.shownReset(hands)), nil
+}
+
+func (d *Daemon) withSeed(ctx context.Context, use func(io.Reader) error) error {
+	present, err := d.machine.Resets.Seed(ctx)
+	if err != nil {
+		return fmt.Errorf("opening the seed of now: %w", err)
+	}
+	return errors.Join(use(bufio.NewReaderSize(present, 1<<20)), present.Close())
 }
 
 // shownReset ends a reset, and restarts.

@@ -63,6 +63,8 @@ type Host struct {
 	mu    sync.Mutex
 	store *state.Store
 	seed  *seed.Set
+
+	replaced replacement
 }
 
 // NewHost makes the daemon for this machine. Its screens are drawn until the context
@@ -85,14 +87,14 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	h.access.roots, h.access.proxy = trustedRoots, h.localProxy
 	h.source.open = h.openSource
 	system := h.system()
-	manager := h.apps(system)
+	manager := h.gated(h.apps(system))
 	updates := h.updates(system, manager)
 	h.daemon = New(Options{Root: root, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
-			Keys: hostKeys{h}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
+			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
-			Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: hostApps{manager}, Updates: updates,
+			Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, hostAppData{h, manager}}, Updates: updates, Backups: hostBackups{h}, AppData: hostAppData{h, manager}, Resets: hostResets{h, espDir},
 			Power: hostPower{power.Power{Run: run.Host}, updates.agent}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
 			Display: h.display, Doing: h.display, Notify: serviceManager{},
 		}})
@@ -121,7 +123,7 @@ func (h *Host) openStore() (*state.Store, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.store == nil {
-		store, err := state.Open(filepath.Join(stateDir, "state"))
+		store, err := h.openRestored(filepath.Join(stateDir, "state"))
 		if err != nil {
 			return nil, err
 		}

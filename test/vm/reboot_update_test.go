@@ -24,6 +24,9 @@ const (
 	stageLimit = 15 * time.Minute
 )
 
+// updatesFolder is where a test's tree lies in the one that the lab serves.
+const updatesFolder = "updates-of-a-test"
+
 // published is a release tree of a test's own, served to the node.
 type published struct {
 	tree string
@@ -34,7 +37,7 @@ type published struct {
 // newTree copies the tree of the build; files are shared until they are replaced.
 func newTree(t *testing.T) *published {
 	t.Helper()
-	p := &published{tree: filepath.Join(machines.root, ".build", "test-release")}
+	p := &published{tree: filepath.Join(machines.tree, updatesFolder)}
 	if err := os.RemoveAll(p.tree); err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +48,9 @@ func newTree(t *testing.T) *published {
 		relative, err := filepath.Rel(machines.tree, path)
 		if err != nil {
 			return err
+		}
+		if entry.IsDir() && path == p.tree {
+			return fs.SkipDir
 		}
 		if entry.IsDir() {
 			return os.MkdirAll(filepath.Join(p.tree, relative), 0o755)
@@ -121,11 +127,9 @@ func (n *node) stage(t *testing.T, version string) {
 func (n *node) reboot(t *testing.T, running, state string) api.UpdateState {
 	t.Helper()
 	begun := time.Now()
-	events := n.listen(t)
 	if err := n.api.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitReset(t, events, bootLimit)
 	var got api.UpdateState
 	until(t, 2*bootLimit, "waiting for release "+running+" to be "+state, func(ctx context.Context) (bool, error) {
 		n.api.Close() // connections of before the restart
@@ -148,7 +152,11 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 		kinds = []string{"daemon", "api", "network", "pool", "application", "kernel", "initrd"}
 	}
 	tree := newTree(t)
-	n := served(t, tree.tree)
+	n := fresh(t)
+	config := api.ProviderConfig{Name: "images", Config: map[string]string{"server_url": lab.ReleaseURL + "/" + updatesFolder}}
+	if err := n.api.SetProvider(t.Context(), config, ""); err != nil {
+		t.Fatal(err)
+	}
 	for _, kind := range kinds {
 		bad := tree.add(t, kind)
 		n.stage(t, bad)
@@ -188,17 +196,6 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 	if err != nil || !slices.Equal(apps, []string{"incus"}) {
 		t.Errorf("applications after the update: %v, %v", apps, err)
 	}
-}
-
-// served gives the live machine, as it was after its installation, with another release
-// tree behind its server.
-func served(t *testing.T, tree string) *node {
-	t.Helper()
-	before := machines.tree
-	machines.tree = tree
-	t.Cleanup(func() { machines.tree = before })
-	restore(t, lab.Options{Name: baseName})
-	return watched(t, newNode(t, baseName))
 }
 
 // expectSlots fails unless the node can start these releases, true for the one that runs,

@@ -1,0 +1,197 @@
+package backup
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Names that a restore of the system uses in the folder of what a node keeps.
+const (
+	// markerFile commits a restore; its removal ends it.
+	markerFile = "restore.json"
+	// stageDir holds the files of a restore until they are moved.
+	stageDir = "restore.new"
+	// maxMarker is the longest marker, in bytes.
+	maxMarker = 1 << 20
+)
+
+// Folder is the folder of what a node keeps, as a restore sees it. What has returned is on
+// the disk. OpenFolder gives the real one.
+type Folder interface {
+	// Read gives a file of at most limit bytes; a longer one is an error.
+	Read(name string, limit int64) ([]byte, error)
+	// Write makes a file, 0600, with the folders above it; what is there is replaced, and a
+	// power cut may leave a part of it.
+	Write(name string, data []byte) error
+	// Rename moves a file over another one, whole or not at all.
+	Rename(from, to string) error
+	// Remove removes a file or folder with all in it; a missing one is no error.
+	Remove(name string) error
+	// List gives the files of a folder, none for a missing one.
+	List(folder string) ([]string, error)
+}
+
+// marker is the file that commits a restore.
+type marker struct {
+	Format int `json:"format"`
+	// Files are the sums of the files to keep, by name.
+	Files map[string]string `json:"files"`
+	// Moved is true once all of them are in their places.
+	Moved bool `json:"moved"`
+	// RecoveryKeys are to open the volumes, and no others; nil changes none. The file is
+	// 0600, in the folder that has these keys in a document too.
+	RecoveryKeys []string `json:"recovery_keys,omitempty"`
+}
+
+// Pending is what is left to do of a restore.
+type Pending struct {
+	// RecoveryKeys are to open the volumes, and no others.
+	RecoveryKeys []string
+}
+
+// Commit makes a restore take effect at the next start: its last step is one rename. On an
+// error nothing has changed.
+func Commit(dir Folder, r Restore) error {
+	if err := dir.Remove(stageDir); err != nil {
+		return fmt.Errorf("keeping the restored files: %w", err)
+	}
+	m := marker{Format: 1, Files: map[string]string{}, RecoveryKeys: r.RecoveryKeys}
+	for _, name := range slices.Sorted(maps.Keys(r.Files)) {
+		if err := dir.Write(path.Join(stageDir, name), r.Files[name]); err != nil {
+			return errors.Join(fmt.Errorf("keeping the restored files: %w", err), dir.Remove(stageDir))
+		}
+		m.Files[name] = sumOf(r.Files[name])
+	}
+	if err := writeMarker(dir, m); err != nil {
+		return errors.Join(fmt.Errorf("keeping the restored files: %w", err), Abandon(dir))
+	}
+	return nil
+}
+
+func writeMarker(dir Folder, m marker) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := dir.Write(markerFile+".tmp", text); err != nil {
+		return errors.Join(err, dir.Remove(markerFile+".tmp"))
+	}
+	return dir.Rename(markerFile+".tmp", markerFile)
+}
+
+// Abandon forgets a restore that was committed and has not begun: the node could not be
+// started anew.
+func Abandon(dir Folder) error {
+	return errors.Join(dir.Remove(markerFile), dir.Remove(markerFile+".tmp"), dir.Remove(stageDir))
+}
+
+// Resume carries a committed restore out; it comes before anybody reads the documents. It
+// may be called again after it was cut short anywhere. Without a restore it removes what an
+// uncommitted one has left. The pending part stays until Done.
+func Resume(dir Folder) (Pending, error) {
+	m, err := readMarker(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Pending{}, Abandon(dir)
+	}
+	if err != nil {
+		return Pending{}, fmt.Errorf("carrying out the restore: %w", err)
+	}
+	if !m.Moved {
+		if err := move(dir, m); err != nil {
+			return Pending{}, fmt.Errorf("carrying out the restore: %w", err)
+		}
+		m.Moved = true
+		if m.RecoveryKeys != nil {
+			if err := writeMarker(dir, m); err != nil {
+				return Pending{}, fmt.Errorf("carrying out the restore: %w", err)
+			}
+		} else if err := dir.Remove(markerFile); err != nil {
+			return Pending{}, fmt.Errorf("ending the restore: %w", err)
+		}
+	}
+	if err := dir.Remove(stageDir); err != nil {
+		return Pending{}, fmt.Errorf("ending the restore: %w", err)
+	}
+	return Pending{RecoveryKeys: m.RecoveryKeys}, nil
+}
+
+// Done notes that the pending part of a restore is done too.
+func Done(dir Folder) error {
+	if err := dir.Remove(markerFile); err != nil {
+		return fmt.Errorf("ending the restore: %w", err)
+	}
+	return nil
+}
+
+func readMarker(dir Folder) (marker, error) {
+	var m marker
+	text, err := dir.Read(markerFile, maxMarker)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(text, &m); err != nil || m.Format != 1 {
+		return m, fmt.Errorf("%s is none that this release wrote; remove it to keep the state as it is", markerFile)
+	}
+	for name := range m.Files {
+		if !held(name) {
+			return m, fmt.Errorf("%s names %q, which no restore has", markerFile, name)
+		}
+	}
+	return m, nil
+}
+
+// move puts every file into its place, and removes the documents that the backup did not
+// have. First it looks whether all of them are there: on a damaged disk nothing is begun.
+func move(dir Folder, m marker) error {
+	var staged []string
+	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+		here, err := isFile(dir, path.Join(stageDir, name), m.Files[name])
+		if err != nil {
+			return err
+		}
+		if here {
+			staged = append(staged, name)
+			continue
+		}
+		moved, err := isFile(dir, name, m.Files[name])
+		if err != nil {
+			return err
+		}
+		if !moved {
+			return fmt.Errorf("the restored %s is damaged; remove %s and %s to keep the state as it is", name, markerFile, stageDir)
+		}
+	}
+	for _, name := range staged {
+		if err := dir.Rename(path.Join(stageDir, name), name); err != nil {
+			return err
+		}
+	}
+	present, err := dir.List(documents)
+	if err != nil {
+		return err
+	}
+	for _, base := range present {
+		// Copies of before (.bak) would stand in for a document that is missing.
+		name := path.Join(documents, base)
+		if _, wanted := m.Files[name]; !wanted && strings.Contains(base, ".json") && !ownDocument(base) {
+			if err := dir.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func isFile(dir Folder, name, sum string) (bool, error) {
+	text, err := dir.Read(name, SystemLimits.Unpacked)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && sumOf(text) == sum, err
+}

@@ -1,0 +1,186 @@
+package backup
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/config"
+)
+
+// Parts of a backup that a restore of the system may leave out, as IncusOS calls them.
+const (
+	// SkipRecoveryKeys keeps the recovery keys of this node.
+	SkipRecoveryKeys = "encryption-recovery-keys"
+	// SkipLocalKey keeps the key of this node's pool "local".
+	SkipLocalKey = "local-data-encryption-key"
+	// SkipMACs finds network cards by the kernel's names for them, not by MAC address.
+	SkipMACs = "network-macs"
+)
+
+// ParseSkip reads the parameter "skip": names with commas.
+func ParseSkip(text string) ([]string, error) {
+	var parts []string
+	for part := range strings.SplitSeq(text, ",") {
+		switch part {
+		case "":
+		case SkipRecoveryKeys, SkipLocalKey, SkipMACs:
+			parts = append(parts, part)
+		default:
+			return nil, fmt.Errorf("skip: %q is none of %s, %s, %s", part, SkipRecoveryKeys, SkipLocalKey, SkipMACs)
+		}
+	}
+	return parts, nil
+}
+
+// Machine is what a restore has to know of the node that it is for.
+type Machine struct {
+	// ID is its machine id.
+	ID string
+	// Cards are its network cards.
+	Cards []osapi.BackupCard
+	// RecoveryKeys are those that open its volumes; the first is the node's own.
+	RecoveryKeys []string
+	// Keys are its files zpool.NAME.key, by name.
+	Keys map[string][]byte
+	// Opens tells whether a key opens a pool that is imported; true for a pool that is not.
+	Opens func(pool string, key []byte) (bool, error)
+}
+
+// Restore is a backup of the system made fit for one machine.
+type Restore struct {
+	// Files are what is to be kept, by name; without the keys of volumes.
+	Files map[string][]byte
+	// Sections are the sections of the configuration, with their secrets.
+	Sections map[string]json.RawMessage
+	// RecoveryKeys are the keys that are to open the volumes; nil leaves those of now.
+	RecoveryKeys []string
+	// SameMachine is true for a backup of this very node.
+	SameMachine bool
+	// Notes are what a person should know before.
+	Notes []string
+}
+
+// For makes a backup fit for a machine. Refusals are a *Problem, or config.Problems.
+func (s System) For(m Machine, skip []string) (Restore, error) {
+	fit := System{Manifest: s.Manifest, Files: maps.Clone(s.Files)}
+	r := Restore{Files: fit.Files, SameMachine: s.Manifest.MachineID == m.ID}
+	delete(fit.Files, recoveryKeyFile)
+	if len(s.Ignored) > 0 {
+		r.Notes = append(r.Notes, "Not taken from the backup, since it belongs to a machine or is not known here: "+strings.Join(s.Ignored[:min(len(s.Ignored), 20)], ", ")+".")
+	}
+	if !r.SameMachine {
+		r.Notes = append(r.Notes, "The backup was made on the machine "+shown(s.Manifest.MachineID)+". This one keeps its own machine id.")
+	}
+	if err := fit.poolKeys(m, skip, &r); err != nil {
+		return Restore{}, err
+	}
+	if err := fit.network(m, skip, &r); err != nil {
+		return Restore{}, err
+	}
+	if err := fit.recoveryKeys(m, skip, &r); err != nil {
+		return Restore{}, err
+	}
+	var err error
+	r.Sections, err = fit.Sections()
+	return r, err
+}
+
+// poolKeys keeps the node from losing a pool: a key that does not open it takes no key's
+// place.
+func (s System) poolKeys(m Machine, skip []string, r *Restore) error {
+	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
+		form := poolForm.FindStringSubmatch(name)
+		present, has := m.Keys[name]
+		if form == nil || has && string(present) == string(s.Files[name]) {
+			continue
+		}
+		if name == localKeyFile && slices.Contains(skip, SkipLocalKey) {
+			delete(s.Files, name)
+			continue
+		}
+		opens, err := m.Opens(form[1], s.Files[name])
+		switch {
+		case err != nil:
+			return fmt.Errorf("trying the key of pool %s: %w", form[1], err)
+		case opens:
+		case name == localKeyFile:
+			return refuse(name, RuleMachine, "this key does not open the pool %q of this node, which would be lost: leave it out with skip=%s", form[1], SkipLocalKey)
+		default:
+			delete(s.Files, name)
+			r.Notes = append(r.Notes, fmt.Sprintf("The backup's key of pool %s does not open the pool of that name here. The node's own key stays.", form[1]))
+		}
+	}
+	return nil
+}
+
+// network maps the cards of the other machine to those of this one.
+func (s System) network(m Machine, skip []string, r *Restore) error {
+	sections, err := s.Sections()
+	if err != nil || len(sections["network"]) == 0 {
+		return err
+	}
+	var network map[string]any
+	if err := json.Unmarshal(sections["network"], &network); err != nil {
+		return refuse(configurationFile, RuleContent, "its section network cannot be read")
+	}
+	mapping := newMapping(s.Manifest.Cards, m.Cards)
+	if !slices.Contains(skip, SkipMACs) {
+		if missing := mapping.missing(network); len(missing) > 0 {
+			var problems config.Problems
+			for _, one := range missing {
+				problems.Add("network."+one, "card", "this machine has no network card with this MAC address; with skip=%s cards are found by their names", SkipMACs)
+			}
+			return problems
+		}
+		return nil
+	}
+	mapping.apply(network)
+	text, err := json.Marshal(network)
+	if err != nil {
+		return err
+	}
+	r.Notes = append(r.Notes, mapping.notes...)
+	return s.setSection("network", text)
+}
+
+// recoveryKeys decides which keys are to open the volumes.
+func (s System) recoveryKeys(m Machine, skip []string, r *Restore) error {
+	sections, err := s.Sections()
+	if err != nil {
+		return err
+	}
+	security := map[string]json.RawMessage{}
+	if raw := sections["security"]; len(raw) > 0 {
+		if err := json.Unmarshal(raw, &security); err != nil {
+			return refuse(configurationFile, RuleContent, "its section security cannot be read")
+		}
+	}
+	const field = "encryption_recovery_keys"
+	var keys []string
+	if raw := security[field]; len(raw) > 0 {
+		if err := json.Unmarshal(raw, &keys); err != nil {
+			return refuse(configurationFile, RuleContent, "its recovery keys cannot be read")
+		}
+	}
+	if slices.Contains(skip, SkipRecoveryKeys) {
+		if security[field], err = json.Marshal(m.RecoveryKeys); err != nil {
+			return err
+		}
+		text, err := json.Marshal(security)
+		if err != nil {
+			return err
+		}
+		return s.setSection("security", text)
+	}
+	if len(keys) == 0 {
+		return refuse(configurationFile, RuleContent, "it has no recovery key, and a node needs one: keep those of this node with skip=%s", SkipRecoveryKeys)
+	}
+	if !slices.Equal(keys, m.RecoveryKeys) {
+		r.RecoveryKeys = keys
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+package media
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	api "github.com/holdfast-os/holdfast/api/seed"
+	"github.com/holdfast-os/holdfast/internal/seed"
+)
+
+func certificate(t testing.TB) (text string, der []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)}
+	if der, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key); err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), der
+}
+
+// The short fields are another spelling of seeds: the same image has the same identifier.
+func TestChoice_ShortFieldsOrSeeds_AreTheSameChoice(t *testing.T) {
+	const short = `{"applications": ["incus"], "install_target": {"bus": "nvme"}, "network": {"time": {"timezone": "UTC"}}}`
+	const long = `{"type": "raw", "channel": "stable", "architecture": "x86_64", "seeds": {
+		"network": {"time": {"timezone": "UTC"}}, "install": {"target": {"bus": "nvme"}}, "applications": {"applications": [{"name": "incus"}]}, "update": null}}`
+	const canonical = `{"architecture":"x86_64","channel":"stable","seeds":{"applications":{"applications":[{"name":"incus"}]},` +
+		`"install":{"target":{"bus":"nvme"}},"network":{"time":{"timezone":"UTC"}}},"type":"raw"}`
+	const id = "58671fd2d3c5a52ea7d5def196acf8b13d85fdf84ba637e14bde0a904c658a55" // sha256sum of the line above
+	for name, text := range map[string]string{"short": short, "long": long} {
+		c, err := DecodeChoice([]byte(text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got, err := c.Canonical()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameText(t, name+" "+string(got), name+" "+canonical)
+		gotID, err := c.ID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameText(t, gotID, id)
+		link, err := c.Link()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := base64.RawURLEncoding.DecodeString(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := DecodeChoice(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := back.ID(); err != nil || again != id {
+			t.Errorf("%s: out of the link: %s, %v", name, again, err)
+		}
+	}
+}
+
+// A certificate goes to what the node will run.
+func TestChoice_TrustedCertificate_GoesToTheChosenApplications(t *testing.T) {
+	text, der := certificate(t)
+	trusted := api.IncusCertificate{Name: "admin-1", Type: "client", Certificate: base64.StdEncoding.EncodeToString(der)}
+	plain := &api.Incus{ApplyDefaults: true, Preseed: &api.IncusPreseed{
+		Config: map[string]any{"core.https_address": ":8443"}, Certificates: []api.IncusCertificate{trusted}}}
+	own := &api.Incus{Preseed: &api.IncusPreseed{Certificates: []api.IncusCertificate{{Name: "first"}, trusted}}}
+	list := func(names ...string) *api.Applications {
+		l := &api.Applications{}
+		for _, n := range names {
+			l.Applications = append(l.Applications, api.Application{Name: n})
+		}
+		return l
+	}
+	for name, c := range map[string]struct {
+		choice Choice
+		want   *seed.Set
+	}{
+		"none":    {Choice{}, &seed.Set{Incus: plain}},
+		"incus":   {Choice{Applications: []string{"incus"}}, &seed.Set{Applications: list("incus"), Incus: plain}},
+		"own":     {Choice{Seeds: map[string]json.RawMessage{"incus": []byte(`{"preseed":{"certificates":[{"name":"first"}]}}`)}}, &seed.Set{Incus: own}},
+		"manager": {Choice{Applications: []string{"operations-center"}}, &seed.Set{Applications: list("operations-center"), OperationsCenter: &api.OperationsCenter{TrustedClientCertificates: []string{text}}}},
+		"both": {Choice{Applications: []string{"incus", "migration-manager"}},
+			&seed.Set{Applications: list("incus", "migration-manager"), Incus: plain, MigrationManager: &api.MigrationManager{TrustedClientCertificates: []string{text}}}},
+	} {
+		c.choice.TrustedCertificates = []string{text}
+		got, err := c.choice.Seed()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestDecodeChoice_Wrong_NamesEveryField(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown": {`{"chanel": "stable", "force_install": "yes"}`,
+			"chanel: there is no such field: known are applications, architecture, channel, force_install, install_target, network, seeds, trusted_certificates, type, version\n" +
+				"force_install: it cannot be read: json: cannot unmarshal string into Go value of type bool"},
+		"values": {`{"architecture": "arm", "type": "usb", "version": "../x", "trusted_certificates": ["x"], "applications": ["incus", "incus"]}`,
+			`architecture: "arm" is not one of x86_64, aarch64` + "\n" + `type: "usb" is not one of raw, iso` + "\n" +
+				"version: small letters, digits, dots and dashes, at most 64\n" +
+				"trusted_certificates[0]: this is no PEM certificate: it begins with -----BEGIN CERTIFICATE-----\n" +
+				`applications.applications[1].name: "incus" is listed twice`},
+		"twice":   {`{"applications": ["incus"], "seeds": {"applications": {}}}`, "seeds.applications: the choice has seed applications twice: take one of them out"},
+		"seeds":   {`{"seeds": {"netwrk": {}, "install": {"forse": 1}}}`, "seeds.install.forse: there is no such field: known are version, force_install, force_install_confirmation, force_reboot, security, target\nseeds.netwrk: no seed has this name: did you mean \"network\"?"},
+		"network": {`{"network": {"interfaces": [{"name": "eth0", "hwaddr": "enp1s0", "mtu": 12}]}}`, "network.interfaces[0].mtu: 12 is outside 1280 to 9000; leave it out for the default"},
+		"CD":      {`{"type": "iso"}`, "type: a CD cannot be run from, it can only install: add an install_target, force_install or an install seed, or take the type raw"},
+		"key":     {`{"trusted_certificates": ["-----BEGIN PRIVATE KEY-----"]}`, "trusted_certificates[0]: this is a private key: keep it, and give the certificate"},
+	} {
+		_, err := DecodeChoice([]byte(c.text))
+		if err == nil {
+			t.Fatalf("%s: no error", name)
+		}
+		var problems Problems
+		if !errors.As(err, &problems) {
+			t.Errorf("%s: %T", name, err)
+		}
+		sameText(t, name+": "+err.Error(), name+": "+c.want)
+	}
+}
+
+// Links stay in browsers, proxies and logs.
+func TestChoice_Secret_HasNoIDAndNoLink(t *testing.T) {
+	for where, document := range map[string]string{
+		"network.proxy.servers.a.password":                            `{"seeds": {"network": {"proxy": {"servers": {"a": {"host": "p:3128", "auth": "basic", "username": "me", "password": "hidden"}}}}}}`,
+		"operations-center.preseed.system_certificate.key":            `{"seeds": {"operations-center": {"preseed": {"system_certificate": {"key": "hidden"}}}}}`,
+		"incus.preseed.config.oidc.secret":                            `{"seeds": {"incus": {"preseed": {"config": {"oidc.secret": "hidden"}}}}}`,
+		"incus.preseed.certificates.trust_token":                      `{"seeds": {"incus": {"preseed": {"certificates": [{"trust_token": "hidden"}]}}}}`,
+		"provider.config.token":                                       `{"seeds": {"provider": {"name": "images", "config": {"token": "hidden"}}}}`,
+		"provider.config.server_url":                                  `{"seeds": {"provider": {"name": "images", "config": {"server_url": "https://me:hidden@example.org"}}}}`,
+		"services.tailscale.auth_key":                                 `{"seeds": {"services": {"tailscale": {"auth_key": "hidden"}}}}`,
+		"migration-manager.preseed.system_security.openfga.api_token": `{"seeds": {"migration-manager": {"preseed": {"system_security": {"openfga": {"api_token": "hidden"}}}}}}`,
+	} {
+		c, err := DecodeChoice([]byte(document))
+		if err != nil {
+			t.Fatalf("%s: %v", where, err)
+		}
+		_, idErr := c.ID()
+		_, linkErr := c.Link()
+		if !errors.Is(idErr, ErrSecrets) || !errors.Is(linkErr, ErrSecrets) {
+			t.Fatalf("%s: got %v, %v", where, idErr, linkErr)
+		}
+		set, err := c.Seed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := Secrets(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown, err := Hidden(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(shown)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytesContain(text, "hidden") || bytesContain([]byte(idErr.Error()), "hidden") {
+			t.Errorf("%s: the secret is shown: %s, %v", where, text, idErr)
+		}
+		if !contains(found, where) {
+			t.Errorf("%s: found %v", where, found)
+		}
+	}
+}
+
+// What is shown is what a person needs to recognize a seed.
+func TestHidden_OrdinarySeed_IsShownWhole(t *testing.T) {
+	set, err := Documents([]File{{"install.yaml", []byte("target: {id: SSD1}\n")}, {"provider.yaml", []byte("name: images\nconfig: {server_url: 'https://example.org', update_ca: PEM}\n")},
+		{"network.yaml", []byte("time: {timezone: UTC}\ninterfaces: [{name: eth0, hwaddr: enp1s0, mtu: 1500}]\n")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Hidden(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"install":  map[string]any{"target": map[string]any{"id": "SSD1"}},
+		"provider": map[string]any{"name": "images", "config": map[string]any{"server_url": "https://example.org", "update_ca": "PEM"}},
+		"network": map[string]any{"time": map[string]any{"timezone": "UTC"},
+			"interfaces": []any{map[string]any{"name": "eth0", "hwaddr": "enp1s0", "mtu": float64(1500)}}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

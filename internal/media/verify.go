@@ -1,0 +1,153 @@
+package media
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/layout"
+)
+
+func hexSum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// Compared is a part of a release that was looked for in an image.
+type Compared struct {
+	// Name is the part's, as in the manifest.
+	Name string `json:"name"`
+	// Place is where it was looked for, as "partition 5" or "EFI/Linux/Holdfast_1.efi".
+	Place string `json:"place"`
+	// Problem says why the image does not have it; empty when it does.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Compare looks for the parts of a release in an image: the partitions of slot A and the
+// UKI. Applications are no part of an image, and the seed is none of a release. Every file on
+// the ESP beside the UKI, the boot loader and its settings and keys is a difference: firmware,
+// boot loader or stub could take it up. Of those that are let pass a manifest says nothing;
+// Inspect says who signed them. An error is an image that cannot be compared at all.
+func Compare(ctx context.Context, image io.ReaderAt, size int64, m release.Manifest) ([]Compared, error) {
+	table, err := ReadTable(image, size)
+	if err != nil {
+		return nil, err
+	}
+	kind, err := table.KindOf()
+	if err != nil {
+		return nil, err
+	}
+	if kind.Version != m.Version || kind.Architecture != m.Architecture {
+		return nil, fmt.Errorf("the image is release %.40q for %s, and the manifest is of %s for %s: take the manifest of that release", kind.Version, kind.Architecture, m.Version, m.Architecture)
+	}
+	files, err := espFiles(image, table)
+	if err != nil {
+		return nil, err
+	}
+	var result []Compared
+	expected := map[string]bool{}
+	for _, part := range m.Parts {
+		var where string
+		var data *io.SectionReader
+		if part.Type == release.TypeUpdateEFI {
+			where = ukiFolder + part.Name
+			expected[strings.ToLower(where)] = true
+			data = fileNamed(files, where)
+		} else if number, ok := slotParts[part.Type]; ok {
+			where = fmt.Sprintf("partition %d", number)
+			if p, ok := table.Find(number); ok {
+				data = io.NewSectionReader(image, p.Start, p.Size)
+			}
+		} else {
+			continue
+		}
+		problem, err := comparePart(ctx, data, part)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s of the image: %w", where, err)
+		}
+		result = append(result, Compared{part.Name, where, problem})
+	}
+	for _, kind := range []release.Type{release.TypeUpdateEFI, release.TypeUpdateUsr, release.TypeUpdateUsrVerity, release.TypeUpdateUsrSignature} {
+		if !slices.ContainsFunc(m.Parts, func(p release.Part) bool { return p.Type == kind }) {
+			return nil, fmt.Errorf("the manifest names no part of the type %s: it is not that of a whole release", kind)
+		}
+	}
+	for _, f := range files {
+		if name := strings.ToLower(f.path); !expected[name] && !isUsual(name) {
+			result = append(result, Compared{f.path, f.path, "the release does not have this file"})
+		}
+	}
+	return result, nil
+}
+
+const ukiFolder = "EFI/Linux/"
+
+// slotParts are the partitions that parts of a release become.
+var slotParts = map[release.Type]int{
+	release.TypeUpdateUsr: layout.UsrA, release.TypeUpdateUsrVerity: layout.VerityA, release.TypeUpdateUsrSignature: layout.SigA,
+}
+
+// usual matches, in small letters, what the build puts on an ESP beside the UKI.
+var usual = regexp.MustCompile(`^(efi/boot/boot(x64|aa64)\.efi|efi/systemd/systemd-boot(x64|aa64)\.efi|` +
+	`loader/loader\.conf|loader/entries\.srel|loader/random-seed|loader/keys/auto/(pk|kek|db)\.auth|keys/[a-z0-9_-]+\.(der|crt|cer|auth|esl))$`)
+
+func isUsual(path string) bool { return usual.MatchString(path) }
+
+func comparePart(ctx context.Context, data *io.SectionReader, part release.Part) (string, error) {
+	if data == nil {
+		return "it is not there", nil
+	}
+	if data.Size() != part.Size {
+		return fmt.Sprintf("it has %d bytes, the release says %d", data.Size(), part.Size), nil
+	}
+	sum, err := hashOf(ctx, data)
+	if err != nil {
+		return "", err
+	}
+	if sum != part.SHA256 {
+		return fmt.Sprintf("its SHA-256 is %s, the release says %.64s", sum, part.SHA256), nil
+	}
+	return "", nil
+}
+
+func hashOf(ctx context.Context, data *io.SectionReader) (string, error) {
+	h := sha256.New()
+	for at := int64(0); at < data.Size(); at += grain {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		if _, err := io.Copy(h, io.NewSectionReader(data, at, min(grain, data.Size()-at))); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// espFiles lists the files of the ESP.
+func espFiles(image io.ReaderAt, t Table) ([]espFile, error) {
+	esp, ok := t.Find(layout.ESP)
+	if !ok {
+		return nil, fmt.Errorf("%w: there is no ESP", ErrNotImage)
+	}
+	files, err := readFAT(io.NewSectionReader(image, esp.Start, esp.Size), esp.Size)
+	if err != nil {
+		return nil, fmt.Errorf("reading the ESP: %w", err)
+	}
+	return files, nil
+}
+
+// fileNamed gives a file; FAT does not know small letters from capital ones.
+func fileNamed(files []espFile, path string) *io.SectionReader {
+	for _, f := range files {
+		if strings.EqualFold(f.path, path) {
+			return f.data
+		}
+	}
+	return nil
+}

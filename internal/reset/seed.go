@@ -1,0 +1,143 @@
+package reset
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/plan"
+	"github.com/holdfast-os/holdfast/internal/seed"
+)
+
+// installSeed would make an install medium of the node's own disk.
+const installSeed = "install"
+
+// NewSeed gives the seed archive that a node has after a reset: that of now, which present
+// reads, with the documents given in place of theirs. Problems name each document.
+func NewSeed(present io.Reader, request osapi.FactoryResetPost) ([]byte, error) {
+	given, err := documents(request.Seeds)
+	if err != nil {
+		return nil, err
+	}
+	if request.WipeExistingSeeds {
+		present = bytes.NewReader(nil)
+	}
+	var archive bytes.Buffer
+	if err := seed.Merge(limited(present), &archive, given, installSeed); err != nil {
+		return nil, fmt.Errorf("reading the seed of now: %w; wipe_existing_seeds goes on without it", err)
+	}
+	if int64(archive.Len()) > layout.Size(layout.Seed) {
+		return nil, fmt.Errorf("the new seed has %d bytes and its partition %d", archive.Len(), layout.Size(layout.Seed))
+	}
+	return archive.Bytes(), nil
+}
+
+// documents checks what was given, as strictly as seed files are.
+func documents(given map[string]json.RawMessage) (*seed.Set, error) {
+	var problems config.Problems
+	set := &seed.Set{}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		path := "seeds." + name
+		switch {
+		case name == installSeed:
+			problems.Add(path, "install", "the node would install itself anew at each start")
+			continue
+		case !slices.Contains(seed.Names(), name):
+			problems.Add(path, "known", "there is no such seed; it is one of %s", strings.Join(seed.Names()[1:], ", "))
+			continue
+		case !isObject(given[name]):
+			problems.Add(path, "object", "a seed is a JSON object, as {\"version\": \"1\"}")
+			continue
+		}
+		if err := set.Decode(name+".json", given[name]); err != nil {
+			add(&problems, path, err)
+		}
+	}
+	return set, problems.Err()
+}
+
+func isObject(raw json.RawMessage) bool {
+	var object map[string]json.RawMessage
+	return json.Unmarshal(raw, &object) == nil && object != nil
+}
+
+// add takes the problems of one document.
+func add(problems *config.Problems, path string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range joined.Unwrap() {
+			add(problems, path, one)
+		}
+		return
+	}
+	var one *seed.Problem
+	if !errors.As(err, &one) {
+		problems.Add(path, "seed", "%v", err)
+		return
+	}
+	at := path
+	if one.Path != "" {
+		at += "." + one.Path
+	}
+	problems.Add(at, one.Rule, "%s", one.Text)
+}
+
+// The tools of a plan's steps.
+const (
+	ToolClear      = "tpm.clear"
+	ToolSeed       = "seed.write"
+	ToolPartitions = "partitions.remove"
+)
+
+// NewPlan shows what a reset does; Begin, Commit and Finish do it. before reads the seed of
+// now and after is that to be; the names of their documents are shown, which may be secret.
+func NewPlan(request osapi.FactoryResetPost, hasTPM bool, before io.Reader, after []byte) plan.Plan {
+	p := plan.Plan{Disconnects: true, Reboot: "the next start makes the node anew"}
+	was, is := seedNames(before), seedNames(bytes.NewReader(after))
+	if hasTPM {
+		p.Add(plan.Step{Kind: plan.UseTool, Object: "the TPM", Tool: ToolClear, Why: "every key in it is forgotten"})
+	} else {
+		p.Notes = append(p.Notes, "This machine has no TPM: there is nothing to clear.")
+	}
+	p.Add(plan.Step{Kind: plan.UseTool, Object: "the seed", Tool: ToolSeed, Why: "it has " + listed(is) + ", and had " + listed(was)})
+	p.Add(plan.Step{
+		Kind: plan.UseTool, Object: "partitions 9, 10 and 11", Tool: ToolPartitions,
+		Why: "swap, root and local-data are removed with all that is on them",
+	})
+	p.Notes = append(p.Notes,
+		"What is on other disks stays, but the keys of pools and drives that this node has made are lost: keep them elsewhere before.",
+		"Nothing of this can be undone.")
+	if request.AllowTPMResetFailure && hasTPM {
+		p.Notes = append(p.Notes, "If the TPM cannot be cleared the reset goes on.")
+	}
+	return p
+}
+
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "no document"
+	}
+	return strings.Join(names, ", ")
+}
+
+// seedNames are the documents of an archive. One that is damaged has those that can be read.
+func seedNames(archive io.Reader) []string {
+	set, _ := seed.Parse(limited(archive)) // what is wrong with it was said by NewSeed
+	var names []string
+	if set == nil {
+		return nil
+	}
+	for _, name := range seed.Names() {
+		if _, err := set.Get(name); err == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,246 @@
+// Package browser tries the project's web pages in a real browser, as a person uses them.
+package browser
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/seed"
+)
+
+var screenshots = flag.String("screenshots", "", "folder to write pictures for the documentation into")
+
+// What the person of the test chooses, as the node must read it.
+var chosen = map[string]string{
+	"install.json":      `{"force_install": true, "target": {"bus": "nvme", "min_size": "100GiB", "sort_order": "smallest"}}`,
+	"applications.json": `{"applications": [{"name": "incus"}]}`,
+	"network.json": `{"dns": {"hostname": "node1", "domain": "", "nameservers": ["192.0.2.53"]}, "time": {"timezone": "Europe/Berlin"},
+	  "interfaces": [{"name": "lan", "hwaddr": "52:54:00:12:34:56", "addresses": ["192.0.2.10/24"], "routes": [{"to": "0.0.0.0/0", "via": "192.0.2.1"}]}]}`,
+}
+
+// A person makes an image in the page and gets exactly what the page has shown: the seed is
+// what was chosen, and the key that the browser has made opens the node.
+func TestPage_ChooseMakeCertificateDownload_ImageHoldsTheChoice(t *testing.T) {
+	program := needChromium(t)
+	server := serve(t, publish(t))
+	b := openBrowser(t, program)
+	b.run(chromedp.Navigate(server+"/"), present(`body[data-state=incomplete]`))
+	if where := b.text(`location.pathname`); where != "/ui/" {
+		t.Fatalf("a browser is sent to %s", where)
+	}
+	b.choose("order", "smallest")
+	b.run(typeIn("#bus", "nvme"), typeIn("#min-size", "100 apples"), click("#force"))
+	b.run(click("#network-static"), typeIn("#hwaddr", "52:54:00:12:34:56"), typeIn("#address", "192.0.2.10"))
+	b.run(visible(`#min-size[aria-invalid=true]`), visible(`#address[aria-invalid=true]`),
+		visible(`#certificate[aria-invalid=true]`))
+	b.run(hidden("#ready"))
+	b.picture("customizer-problems")
+
+	b.clear("min-size", "address")
+	b.run(typeIn("#min-size", "100GiB"), typeIn("#address", "192.0.2.10/24"), typeIn("#gateway", "192.0.2.1"),
+		typeIn("#nameservers", "192.0.2.53"), typeIn("#hostname", "node1"), typeIn("#timezone", "Europe/Berlin"))
+	b.run(click("#make"), visible("#save-key"), present(`body[data-state=ready]`))
+	if left := b.text(`String(document.querySelectorAll("[aria-invalid]").length)`); left != "0" {
+		t.Errorf("%s fields are still marked", left)
+	}
+	b.picture("customizer-ready")
+	b.dark("customizer-dark")
+
+	shown := b.text(`JSON.stringify([...document.querySelectorAll("#files details")].map(d => [d.querySelector("summary").textContent, d.querySelector("pre").textContent]))`)
+	certificate := b.download("#save-crt", "client.crt")
+	key := b.download("#save-key", "client.key")
+	packed := b.download("#download", "Holdfast_202611220104.img.gz")
+	link := b.text(`document.getElementById("link").value`)
+
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatalf("the browser's certificate and key: %v", err)
+	}
+	checkCertificate(t, pair.Leaf)
+	set, members := seedOf(t, packed)
+	want := wanted(t, string(certificate))
+	if diff := cmp.Diff(want, set); diff != "" {
+		t.Errorf("the image's seed (-chosen +found):\n%s", diff)
+	}
+	var files [][2]string
+	if err := json.Unmarshal([]byte(shown), &files); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(members, files); diff != "" {
+		t.Errorf("the page (-image +page):\n%s", diff)
+	}
+	if again := fetch(t, strings.Replace(link, "?", ".img.gz?", 1)); !bytes.Equal(again, packed) {
+		t.Error("the link gives another image")
+	}
+	for _, trouble := range b.troubles() {
+		t.Errorf("the browser complains: %s", trouble)
+	}
+}
+
+// The address of the page is a bookmark of the choice.
+func TestPage_OpenedFromItsAddress_HasTheSameChoice(t *testing.T) {
+	program := needChromium(t)
+	server := serve(t, publish(t))
+	b := openBrowser(t, program)
+	b.run(chromedp.Navigate(server+"/ui/"), present(`body[data-state=incomplete]`))
+	b.choose("type", "iso")
+	b.run(typeIn("#disk-id", "Größe 1"), typeIn("#hostname", "node7"), click("#make"),
+		present(`body[data-state=ready]`))
+	address, link := b.text(`location.href`), b.text(`document.getElementById("link").value`)
+	b.run(chromedp.Navigate("about:blank"), chromedp.Navigate(address), present(`body[data-state=ready]`))
+	if got := b.text(`document.getElementById("link").value`); got != link {
+		t.Errorf("opened again, the link is another one:\n%s\n%s", link, got)
+	}
+	if got := b.text(`document.getElementById("disk-id").value`); got != "Größe 1" {
+		t.Errorf("the disk is %q", got)
+	}
+}
+
+// Who cannot see the page, or has no mouse, can use it too.
+func TestPage_EveryField_HasALabelAndCanBeReachedByKeyboard(t *testing.T) {
+	program := needChromium(t)
+	server := serve(t, publish(t))
+	b := openBrowser(t, program)
+	b.run(chromedp.Navigate(server+"/ui/"), present(`body[data-state=incomplete]`))
+	const fields = `[...document.querySelectorAll("input, select, textarea")]`
+	if bare := b.text(`JSON.stringify(` + fields + `.filter(e => !e.labels.length).map(e => e.id))`); bare != "[]" {
+		t.Errorf("fields without label: %s", bare)
+	}
+	// Of radio buttons with one name the keyboard reaches one; arrows go to the others.
+	want := b.text(`JSON.stringify([...document.querySelectorAll("#form input, #form select, #form textarea, #form button")]
+	  .filter(e => e.offsetParent && (e.type !== "radio" || e.checked)).map(e => e.id))`)
+	var reached []string
+	b.run(focus("#architecture"))
+	for {
+		id := b.text(`document.activeElement.closest("#form") ? document.activeElement.id : ""`)
+		if id == "" || len(reached) > 100 {
+			break
+		}
+		reached = append(reached, id)
+		b.run(chromedp.KeyEvent("\t"))
+	}
+	got, err := json.Marshal(reached)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("fields (-shown +reached):\n%s", diff)
+	}
+}
+
+// wanted is the seed that the person has chosen.
+func wanted(t *testing.T, certificate string) *seed.Set {
+	t.Helper()
+	documents := map[string]any{"incus.json": map[string]any{
+		"apply_defaults": true,
+		"preseed":        map[string]any{"certificates": []any{map[string]string{"name": "admin", "type": "client", "certificate": certificate}}},
+	}}
+	for name, text := range chosen {
+		documents[name] = json.RawMessage(text)
+	}
+	set := &seed.Set{}
+	for name, document := range documents {
+		text, err := json.Marshal(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := set.Decode(name, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return set
+}
+
+// seedOf reads the seed where every tool expects it, byte 2148532224, with its members.
+func seedOf(t *testing.T, packed []byte) (*seed.Set, [][2]string) {
+	t.Helper()
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, r, 2148532224); err != nil {
+		t.Fatal(err)
+	}
+	archive, err := io.ReadAll(io.LimitReader(r, layout.Size(layout.Seed)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(rest) != behind {
+		t.Errorf("behind the seed are %d bytes, not those of the release", len(rest))
+	}
+	set, err := seed.Parse(bytes.NewReader(archive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set, tarMembers(t, archive)
+}
+
+func checkCertificate(t *testing.T, c *x509.Certificate) {
+	t.Helper()
+	if err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
+		t.Errorf("the certificate is not signed by its own key: %v", err)
+	}
+	if key, ok := c.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P384() {
+		t.Errorf("the key is a %T", c.PublicKey)
+	}
+	if diff := cmp.Diff([]x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, c.ExtKeyUsage); diff != "" {
+		t.Error(diff)
+	}
+	if years := c.NotAfter.Year() - c.NotBefore.Year(); years < 9 || years > 10 {
+		t.Errorf("the certificate holds from %s to %s", c.NotBefore, c.NotAfter)
+	}
+}
+
+func fetch(t *testing.T, url string) []byte {
+	t.Helper()
+	r, err := http.NewRequestWithContext(context.WithoutCancel(t.Context()), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	data, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %d, %v", url, answer.StatusCode, err)
+	}
+	return data
+}
+
+// picture writes what the browser shows, when the documentation is made.
+func (b *tab) picture(name string) {
+	b.t.Helper()
+	if *screenshots == "" {
+		return
+	}
+	b.text(`String(scrollTo(0, 0))`)
+	png := value(b, chromedp.CaptureScreenshot())
+	err := os.WriteFile(filepath.Join(*screenshots, name+".png"), png, 0o600)
+	if err := errors.Join(err, os.Chmod(filepath.Join(*screenshots, name+".png"), 0o644)); err != nil {
+		b.t.Fatal(err)
+	}
+}
