@@ -56,6 +56,10 @@ test-vm: build ## the real image in QEMU
 	test/vm/peers/install
 	go test -count=1 -timeout 75m -v ./test/vm/...
 
+test-long: build ## all tests of the image, with installations, the network on the wire and every bad release; hours
+	test/vm/peers/install
+	go test -count=1 -timeout 5h -v ./test/vm/... -long
+
 fuzz: ## every parser of foreign bytes, a minute each
 	for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do
 		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$package/*_test.go | cut -c 6-); do
@@ -73,4 +77,4 @@ clean: ## remove what was built here, but not the cache
 	-[ ! -x bin/holdfast ] || bin/holdfast lab down --all
 	rm -rf bin .build .lab
 
-.PHONY: help programs build up down check docs test test-host test-vm fuzz fuzz-sample bench clean
+.PHONY: help programs build up down check docs test test-host test-vm test-long fuzz fuzz-sample bench clean

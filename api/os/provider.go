@@ -10,7 +10,7 @@ type Provider struct {
 
 // ProviderConfig says where releases come from. It is also the seed named "provider".
 type ProviderConfig struct {
-	// Name is "images".
+	// Name is "images", a release tree, or "operations-center", a manager of many nodes.
 	Name string `json:"name" yaml:"name"`
 	// Config are the provider's own settings. For "images": server_url, the base URL of a
 	// release tree; mirrors, more base URLs of the same tree, separated by spaces; metadata,
@@ -18,13 +18,24 @@ type ProviderConfig struct {
 	// alone that servers of IncusOS have, default "index" where update_ca is given, else
 	// "tuf"; update_root, the root document for "tuf" as JSON, default the image's own;
 	// update_ca, the PEM certificate that must have signed the index; bandwidth_limit, bytes a
-	// second for downloads, default without limit.
+	// second for downloads, default without limit; token, which lets the node register with a
+	// server that asks who its nodes are, a secret, and authentication_by_query_param, "true"
+	// for a server that headers do not reach, default "false". For "operations-center":
+	// server_url, the manager's base URL, https; server_token, which lets the node register, a
+	// secret; server_certificate, the PEM certificate that the manager must show, default one
+	// that the node trusts. A secret is shown as "(kept secret)", and sent back so it stays.
 	Config map[string]string `json:"config,omitempty" yaml:"config,omitempty"`
 }
 
 // ProviderState is what the node knows of its provider.
 type ProviderState struct {
 	// Registered is true once the node has made itself known to its provider; always false for
-	// "images", which needs none.
+	// "images" without a token, which needs none.
 	Registered bool `json:"registered" yaml:"registered"`
+	// Server is the manager that the node belongs to, as its URL, or "local" for one on the
+	// node itself; empty for none.
+	Server string `json:"server,omitempty" yaml:"server,omitempty"`
+	// Warnings are what an owner should know of the provider, each a sentence, as that a
+	// manager still lists a node that has left it; empty when all is well.
+	Warnings []string `json:"warnings,omitempty" yaml:"warnings,omitempty"`
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,8 +32,18 @@ func addSealing(c *cobra.Command) *sealing {
 	c.Flags().StringVar(&s.recipient, "recipient", "", "encrypt to this public key of age, as age1...; the node does it")
 	c.Flags().StringVar(&s.passphrase, "passphrase-file", "", "encrypt with the first line of this file; this program does it, and the passphrase is never sent")
 	c.Flags().BoolVar(&s.force, "force", false, "replace the file if it is there")
-	c.MarkFlagsMutuallyExclusive("recipient", "passphrase-file")
+	exclusive(c, "recipient", "passphrase-file")
 	return s
+}
+
+// exclusive refuses two flags at once.
+func exclusive(c *cobra.Command, one, other string) {
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		if c.Flags().Changed(one) && c.Flags().Changed(other) {
+			return usage(c, fmt.Errorf("--%s and --%s exclude each other", one, other))
+		}
+		return nil
+	}
 }
 
 // post is the body of the request, and to is whom this program encrypts to when the node has
@@ -161,7 +170,7 @@ func addOpening(c *cobra.Command) *opening {
 	c.Flags().StringVar(&o.passphrase, "passphrase-file", "", "decrypt with the first line of this file")
 	c.Flags().StringVar(&o.identity, "identity", "", "decrypt with the private keys of age in this file")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "change nothing, show what would be done")
-	c.MarkFlagsMutuallyExclusive("passphrase-file", "identity")
+	exclusive(c, "passphrase-file", "identity")
 	return o
 }
 
@@ -417,81 +426,4 @@ func (o *opening) check(ctx context.Context, f *os.File, name string) error {
 		return err
 	}
 	return backup.CheckManifest(found.Manifest, backup.KindApplication, name)
-}
-
-func systemResetCommand(n *connection) *cobra.Command {
-	c := &cobra.Command{
-		Use:   "factory-reset",
-		Short: "Make a new node of this one: all that it has is lost",
-		Long: "Make a new node of this one, with the release that runs and the seed that it has, or another one.\n" +
-			"The TPM is cleared, and swap, root and the pool \"local\" are removed. The plan is shown before you\n" +
-			"are asked.",
-		Example: "  holdfast node system factory-reset --dry-run\n" +
-			"  holdfast node system factory-reset -d '{\"seeds\": {\"network\": {\"version\": \"1\"}}}'",
-		Args: args(),
-	}
-	data := c.Flags().StringP("data", "d", "", "the request as JSON: seeds, wipe_existing_seeds, allow_tpm_reset_failure")
-	dryRun := c.Flags().Bool("dry-run", false, "change nothing, show what would be done")
-	force := c.Flags().Bool("force", false, "do not ask")
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		var post osapi.FactoryResetPost
-		if *data != "" {
-			decoder := json.NewDecoder(strings.NewReader(*data))
-			decoder.DisallowUnknownFields()
-			if err := decoder.Decode(&post); err != nil {
-				return usage(c, fmt.Errorf("--data: %w", err))
-			}
-		}
-		node, err := n.open()
-		if err != nil {
-			return err
-		}
-		defer node.Close()
-		plan := func() (osapi.Plan, error) { return node.PlanFactoryReset(c.Context(), post) }
-		if *dryRun {
-			return showPlan(n, plan)
-		}
-		if err := agree(n, *force, "Remove all that this node has, and begin anew?", plan); err != nil {
-			return err
-		}
-		if err := node.FactoryReset(c.Context(), post); err != nil {
-			return err
-		}
-		return write(n.env.Stdout, []byte("The node is being reset and restarts\n"))
-	}
-	return c
-}
-
-func applicationResetCommand(n *connection) *cobra.Command {
-	c := &cobra.Command{
-		Use:               "factory-reset APPLICATION",
-		Short:             "Start an application anew: empty, with the node's seed",
-		Example:           "  holdfast node application factory-reset incus --dry-run\n  holdfast node application factory-reset incus",
-		Args:              args("APPLICATION"),
-		ValidArgsFunction: n.completeApplications,
-	}
-	dryRun := c.Flags().Bool("dry-run", false, "change nothing, show what would be done")
-	force := c.Flags().Bool("force", false, "do not ask")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		node, err := n.open()
-		if err != nil {
-			return err
-		}
-		defer node.Close()
-		plan := func() (osapi.Plan, error) {
-			p, err := node.PlanResetApplication(c.Context(), args[0])
-			return p, explainApplication(err, args[0])
-		}
-		if *dryRun {
-			return showPlan(n, plan)
-		}
-		if err := agree(n, *force, "Remove the data of application "+args[0]+", and begin anew?", plan); err != nil {
-			return err
-		}
-		if err := node.ResetApplication(c.Context(), args[0]); err != nil {
-			return explainApplication(err, args[0])
-		}
-		return write(n.env.Stdout, fmt.Appendf(nil, "The application %s starts anew; see holdfast node operation list\n", clean(args[0])))
-	}
-	return c
 }

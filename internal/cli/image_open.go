@@ -241,13 +241,8 @@ func qemuImg(env *Env) qemuimg.Tool {
 
 // noQemuImg says how to go on where qemu-img is missing.
 func noQemuImg(err error) error {
-	var failed *run.Error
-	if errors.As(err, &failed) && failed.ExitCode < 0 && errors.Is(err, fs.ErrNotExist) || isMissing(failed) {
+	if errors.Is(err, qemuimg.ErrMissing) {
 		return withTry(err, "install the package "+qemuimg.Package+", which has qemu-img")
 	}
 	return err
-}
-
-func isMissing(failed *run.Error) bool {
-	return failed != nil && failed.ExitCode < 0 && strings.Contains(fmt.Sprint(failed.Args), "qemu-img") && failed.Stderr == ""
 }

@@ -21,8 +21,8 @@
 // secrets is kept in memory alone, for ten minutes.
 //
 // A one-shot link is used up once its last byte was sent; a download that is cut can go on
-// with the same link (Range). Behind the end it only goes on for who shows the entity tag
-// (If-Range), that is, for who has had the link's answer.
+// with the same link (Range). While one is under way, and behind its end, only those go on
+// who show the entity tag (If-Range), that is, who have had the link's answer.
 //
 // What can fail: a tree that is being published (the index is read anew, the old one holds
 // meanwhile), an image that is not what the index says (refused, in the log), a full disk

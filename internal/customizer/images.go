@@ -318,18 +318,30 @@ func (s *Service) postImage(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, made)
 }
 
+// errUsedUp is a link that gives nothing any more, or never did.
+var errUsedUp = coded(http.StatusNotFound, errors.New("not found: a link gives its file once, within ten minutes; ask for a new one"))
+
 // getFile is a one-shot link.
 func (s *Service) getFile(w http.ResponseWriter, r *http.Request) error {
 	name, form := splitForm(r.PathValue("id"))
-	file, done, ok := s.links.take(name, func(f download) bool {
-		return r.Header.Get("Range") != "" && f.has(r.Header.Get("If-Range"))
-	})
-	if !ok {
-		return coded(http.StatusNotFound, errors.New("not found: a link gives its file once, within ten minutes; ask for a new one"))
+	if r.Method == http.MethodHead {
+		file, ok := s.links.look(name)
+		if !ok {
+			return errUsedUp
+		}
+		_, err := file.serve(w, r, form)
+		return err
 	}
-	ended := false
-	defer func() { done(ended) }()
-	return s.send(func() (err error) {
+	return s.send(func() error {
+		file, done, ok := s.links.take(name, func(f download) bool {
+			return r.Header.Get("Range") != "" && f.has(r.Header.Get("If-Range"))
+		})
+		if !ok {
+			return errUsedUp
+		}
+		ended := false
+		defer func() { done(ended) }()
+		var err error
 		ended, err = file.serve(w, r, form)
 		return err
 	})

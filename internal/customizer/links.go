@@ -27,8 +27,9 @@ type link struct {
 	file    download
 	cost    int
 	expires time.Time
-	// busy is a download under way; ended is one that was sent to its last byte.
-	busy, ended bool
+	// busy are the downloads under way; ended is one that was sent to its last byte.
+	busy  int
+	ended bool
 }
 
 // links are the one-shot links by their random names.
@@ -52,7 +53,7 @@ func (l *links) add(files []download, costs []int) ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, one := range l.all {
-		if !one.busy && !l.now().Before(one.expires) {
+		if one.busy == 0 && !l.now().Before(one.expires) {
 			l.remove(name)
 		}
 	}
@@ -81,25 +82,37 @@ func (l *links) remove(name string) {
 	delete(l.all, name)
 }
 
-// take begins a download. goesOn is one that shows the entity tag, and has thus begun before.
-// done ends it and says whether the last byte was sent.
+// take begins a download. goesOn is one that shows the entity tag, and has thus begun before:
+// it may go on while the server has not noticed yet that its connection is gone, and behind
+// the end. done ends it and says whether the last byte was sent.
 func (l *links) take(name string, goesOn func(download) bool) (file download, done func(ended bool), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	one := l.all[name]
-	if one == nil || one.busy || !l.now().Before(one.expires) || one.ended && !goesOn(one.file) {
+	if one == nil || !l.now().Before(one.expires) || (one.busy > 0 || one.ended) && !goesOn(one.file) {
 		return nil, nil, false
 	}
-	one.busy = true
+	one.busy++
 	return one.file, func(ended bool) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		one.busy = false
+		one.busy--
 		one.ended = one.ended || ended
 		if !ended {
 			one.expires = l.now().Add(linkTime)
 		}
 	}, true
+}
+
+// look gives a file without a download, for HEAD.
+func (l *links) look(name string) (download, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.all[name]
+	if one == nil || !l.now().Before(one.expires) || one.busy > 0 || one.ended {
+		return nil, false
+	}
+	return one.file, true
 }
 
 // randomName is a UUID of version 4.

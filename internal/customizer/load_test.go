@@ -114,7 +114,7 @@ func (w *world) single(image []byte) {
 
 // A whole class that downloads at once must be served, with hardly any memory.
 func TestImages_FiftyAtOnce_AllGetTheWholeImage(t *testing.T) {
-	service, static, length := busy(t, 8*mib)
+	service, static, length := busy(t, 2*mib)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	ours := download(t, service, length)

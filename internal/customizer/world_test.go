@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -107,22 +108,37 @@ func (w *world) publish(version string, channels ...string) api.Update {
 		{"Holdfast_" + version + ".efi", api.ComponentOS, api.TypeUpdateEFI, []byte("the UKI")},
 		{"incus.raw", api.ComponentIncus, api.TypeApplication, bytes.Repeat([]byte("incus "), 1024)},
 	} {
-		var packed bytes.Buffer
-		z := gzip.NewWriter(&packed)
-		if _, err := z.Write(f.content); err != nil {
-			w.t.Fatal(err)
-		}
-		if err := z.Close(); err != nil {
-			w.t.Fatal(err)
-		}
-		sum := sha256.Sum256(packed.Bytes())
-		w.write(version+"/x86_64/"+f.name+".gz", packed.Bytes())
+		packed := pack(w.t, f.name, f.content)
+		sum := sha256.Sum256(packed)
+		w.write(version+"/x86_64/"+f.name+".gz", packed)
 		u.Files = append(u.Files, api.File{Architecture: "x86_64", Component: f.component, Filename: "x86_64/" + f.name + ".gz",
-			SHA256: hex.EncodeToString(sum[:]), Size: int64(packed.Len()), Type: f.kind})
+			SHA256: hex.EncodeToString(sum[:]), Size: int64(len(packed)), Type: f.kind})
 	}
 	w.write(version+"/update.json", document(w.t, u))
 	w.write(version+"/update.sjson", []byte("signed "+version))
 	return u
+}
+
+// packed are files that were packed before, by name: each test has the same.
+var packed sync.Map
+
+func pack(t testing.TB, name string, content []byte) []byte {
+	t.Helper()
+	if known, ok := packed.Load(name); ok {
+		data, _ := known.([]byte)
+		return data
+	}
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = z.Write(content)
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	packed.Store(name, out.Bytes())
+	return out.Bytes()
 }
 
 func document(t testing.TB, v any) []byte {

@@ -48,7 +48,13 @@ func (f *fakeBackups) Enroll(_ context.Context, keys []string) error {
 	return f.did("enroll " + strings.Join(keys, " "))
 }
 
-func (f *fakeBackups) Spool() (daemon.Spool, error) { return os.CreateTemp(f.dir, "spool") }
+func (f *fakeBackups) Spool() (daemon.Spool, error) {
+	spool, err := os.CreateTemp(f.dir, "spool")
+	if err != nil {
+		return nil, err
+	}
+	return spool, os.Remove(spool.Name())
+}
 
 func (f *fakeBackups) Free() (int64, error) { return f.free, nil }
 
@@ -286,7 +292,7 @@ func TestRestoreSystem_Unfit_IsRefusedAndNothingWritten(t *testing.T) {
 		code        int
 		want        string
 	}{
-		"no archive":       {"", "hello", true, 400, "not a tar file packed with gzip"},
+		"no archive":       {"", "hello, this is no archive", true, 400, "not a tar file packed with gzip"},
 		"no body":          {"", "", true, 400, "it ends in the middle"},
 		"unknown skip":     {"?skip=all", string(own), true, 400, `skip: "all" is none of`},
 		"unknown dry run":  {"?dry-run=maybe", string(own), true, 400, "dry-run"},
@@ -441,7 +447,7 @@ func TestRestoreApplication_Unfit_IsRefusedAndNothingWritten(t *testing.T) {
 		code       int
 		want       string
 	}{
-		"no room":         {"incus", packed(t, "f", strings.Repeat("x", 100)), 280 << 20, 507, "MiB left"},
+		"no room":         {"incus", packed(t, "f", strings.Repeat("x", 30<<20)), 280 << 20, 507, "MiB left"},
 		"hostile":         {"incus", packed(t, "../f", "x"), 1 << 40, 400, `".." in it`},
 		"not installed":   {"openfga", packed(t, "f", "x"), 1 << 40, 404, "not installed"},
 		"nothing in it":   {"incus", packed(t), 1 << 40, 400, "no members"},

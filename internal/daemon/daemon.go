@@ -48,6 +48,10 @@ type Options struct {
 	Documents func() (Documents, error)
 	// Machine is everything outside.
 	Machine Machine
+	// Socket gives the API's socket when the service manager has opened it, which keeps it
+	// over a restart of the daemon, so that no caller is turned away; nil when it has not.
+	// Default: the daemon makes its own.
+	Socket func() (net.Listener, error)
 	// Audit opens the place of the audit log. It is called once, or again after an error.
 	Audit func() (audit.Files, error)
 	// Clock is time.
@@ -66,6 +70,7 @@ type Daemon struct {
 	clock   Clock
 	log     *slog.Logger
 	open    func() (Documents, error)
+	socket  func() (net.Listener, error)
 
 	// changes is the configuration, memory what else is remembered.
 	changes *change.Engine
@@ -107,7 +112,7 @@ type Daemon struct {
 func New(o Options) *Daemon {
 	hub := event.New(event.Options{Now: o.Clock.Now})
 	d := &Daemon{
-		root: o.Root, machine: o.Machine, clock: o.Clock, open: o.Documents, openAuditFiles: o.Audit,
+		root: o.Root, machine: o.Machine, clock: o.Clock, open: o.Documents, openAuditFiles: o.Audit, socket: o.Socket,
 		log: slog.New(event.NewHandler(hub, o.Log.Handler())), hub: hub,
 		readied: make(chan struct{}), lifetime: context.Background(),
 	}
@@ -207,6 +212,11 @@ func (d *Daemon) listen(context.Context) error {
 
 // listenSocket makes the socket in a directory that is root's alone.
 func (d *Daemon) listenSocket() (net.Listener, error) {
+	if d.socket != nil {
+		if given, err := d.socket(); err != nil || given != nil {
+			return given, err
+		}
+	}
 	path := filepath.Join(d.root, socketPath)
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -278,6 +288,7 @@ func (d *Daemon) notify(what string, err error) {
 func (d *Daemon) configurationChanged(what string, status change.Status, number int) {
 	d.machine.Doing.Pending(nil)
 	d.log.Info("configuration "+what, "change", number, "sections", status.Sections, "by", status.Who, "request", status.What)
+	d.reportChange(what, status.Sections)
 	d.lifecycle("configuration-"+what, "/1.0/system/config", map[string]any{"sections": status.Sections, "who": status.Who, "number": number})
 	if what == "reverted" {
 		d.machine.Display.Message("warning", "a change of "+strings.Join(status.Sections, ", ")+" by "+status.Who+" was taken back")

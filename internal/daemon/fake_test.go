@@ -466,11 +466,17 @@ type fixture struct {
 // start runs a daemon on a world until the test ends.
 func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixture {
 	t.Helper()
+	return startWith(t, w, docs, func(*daemon.Options) {})
+}
+
+// startWith is start with other options.
+func startWith(t *testing.T, w *world, docs func() (daemon.Documents, error), change func(*daemon.Options)) *fixture {
+	t.Helper()
 	f := &fixture{world: w, clock: newClock(), docs: &memory{docs: map[string][]byte{}}, root: t.TempDir()}
 	if docs == nil {
 		docs = func() (daemon.Documents, error) { return f.docs, w.did("state") }
 	}
-	f.daemon = daemon.New(daemon.Options{
+	options := daemon.Options{
 		Root: f.root, Documents: docs, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(f.root, "audit")) }, Clock: f.clock.clock(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Machine: daemon.Machine{
 			Facts: fakeFacts{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
@@ -482,7 +488,9 @@ func start(t *testing.T, w *world, docs func() (daemon.Documents, error)) *fixtu
 			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Updates: &fakeUpdates{world: w}, Power: fakePower{w}, Backups: w.backups, AppData: w.appData, Resets: w.resets,
 			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Doing: fakeDisplay{w}, Notify: fakeNotify{w},
 		},
-	})
+	}
+	change(&options)
+	f.daemon = daemon.New(options)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- f.daemon.Run(ctx) }()

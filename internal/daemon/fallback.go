@@ -82,7 +82,7 @@ func (d *Daemon) startFallback(ctx context.Context, failed bool) {
 		return
 	}
 	config, err := current(ctx, d, sectionListener, d.listener)
-	if err == nil && len(config.TrustedClientCertificates) == 0 {
+	if err == nil && len(d.trustedClients(config)) == 0 {
 		d.log.Warn("the fallback listener has nobody to trust and stays closed", "why", reason)
 		return
 	}
@@ -110,7 +110,7 @@ func (d *Daemon) openFallback(ctx context.Context, address, reason string) error
 				d.log.Error("reading whom the fallback listener trusts", "error", err)
 				return nil
 			}
-			return listener.Fingerprints(config)
+			return d.trustedClients(config)
 		},
 	})
 	if err != nil {

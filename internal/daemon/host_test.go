@@ -23,9 +23,9 @@ func TestCheckProvider_Configurations_AllProblemsWithTheirPath(t *testing.T) {
 		"complete": {osapi.ProviderConfig{Name: "images", Config: map[string]string{
 			"server_url": "https://releases.example.org/os", "update_ca": pemCertificate}}, nil},
 		"everything wrong": {osapi.ProviderConfig{Name: "debug", Config: map[string]string{
-			"server_url": "releases", "update_ca": "none", "token": "x"}}, config.Problems{
-			{Path: "name", Rule: "known", Text: `"debug" is not a provider of this release, which has "images"`},
-			{Path: "config.token", Rule: "known", Text: `unknown, the provider "images" has server_url, mirrors, metadata, update_root, update_ca, bandwidth_limit`},
+			"server_url": "releases", "update_ca": "none", "colour": "x"}}, config.Problems{
+			{Path: "name", Rule: "known", Text: `"debug" is not a provider of this release, which has "images" and "operations-center"`},
+			{Path: "config.colour", Rule: "known", Text: `unknown, the provider "images" has server_url, mirrors, metadata, update_root, update_ca, bandwidth_limit, token, authentication_by_query_param`},
 			{Path: "config.server_url", Rule: "url", Text: `"releases" is not the URL of a release tree, as "https://releases.example.org/os"`},
 			{Path: "config.update_ca", Rule: "certificate", Text: "it is not a certificate in PEM form"},
 		}},

@@ -11,6 +11,7 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/operationscenter"
 )
 
 // showEvery is how often the console looks for new addresses.
@@ -178,7 +179,11 @@ func (d *Daemon) startProvider(ctx context.Context) error {
 	if err := seedSection(ctx, d, sectionUpdate, d.machine.Seed.Update); err != nil {
 		return err
 	}
-	return d.changes.Boot(ctx, sectionProvider)
+	if err := d.changes.Boot(ctx, sectionProvider); err != nil {
+		return err
+	}
+	d.startReporting()
+	return nil
 }
 
 // startApplications starts what is installed, and installs what is missing.
@@ -197,6 +202,7 @@ func (d *Daemon) startApplications(ctx context.Context) error {
 func (d *Daemon) becomeReady(ctx context.Context) error {
 	if d.ready.CompareAndSwap(false, true) {
 		close(d.readied)
+		d.report(operationscenter.CauseReady)
 	}
 	d.startFallback(ctx, false)
 	d.showIdentity(ctx)

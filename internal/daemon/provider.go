@@ -1,24 +1,25 @@
 package daemon
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/config"
-	"github.com/holdfast-os/holdfast/internal/plan"
+	"github.com/holdfast-os/holdfast/internal/imageauth"
+	"github.com/holdfast-os/holdfast/internal/operationscenter"
 	"github.com/holdfast-os/holdfast/internal/updater"
 )
+
+// authCertificate is whom proofs of the node are for.
+const authCertificate = "/usr/lib/holdfast/releases/auth.crt"
 
 // Keys of the provider "images".
 const (
@@ -39,69 +40,70 @@ const (
 // maxMirrors bounds the servers of one tree.
 const maxMirrors = 16
 
-// providerSource is the setting "provider": the release tree that is configured at the
-// moment.
-type providerSource struct {
-	// open makes the source for a configuration that was checked.
-	open func(providerChoice) (updater.Source, error)
-
-	mu  sync.Mutex
-	now updater.Source
-}
-
-// providerChoice is a configuration of the provider "images", read.
-type providerChoice struct {
-	Servers   []string
-	Metadata  string
-	Root, CA  []byte
+// ImagesChoice is a configuration of the provider "images", read.
+type ImagesChoice struct {
+	// Servers are base URLs of the same tree, best first; none for a node without a server.
+	Servers []string
+	// Metadata is "tuf" or "index".
+	Metadata string
+	// Root and CA are whom the tree is trusted by; empty for the image's own.
+	Root, CA []byte
+	// Bandwidth is in bytes a second; 0 is without limit.
 	Bandwidth int64
+	// Token lets the node register with the first server; empty for none. A secret.
+	Token string
+	// Mode is how the first server is told who asks.
+	Mode imageauth.Mode
 }
 
-// Check gives every problem of a configuration of the provider "images".
-func (p *providerSource) Check(_ context.Context, value, _ *osapi.ProviderConfig) error {
-	return CheckProvider(value)
-}
-
-// CheckProvider is the check of the section "provider": every problem of it.
-func CheckProvider(value *osapi.ProviderConfig) error { return checkProvider(*value).Err() }
-
-// Plan is empty: nothing on the machine changes, the next question goes elsewhere.
-func (*providerSource) Plan(context.Context, *osapi.ProviderConfig, osapi.ProviderConfig) (plan.Plan, error) {
-	return plan.Plan{}, nil
-}
-
-// Apply takes a configuration. Without a server the node runs what it has; asking for a
-// release then says what to configure.
-func (p *providerSource) Apply(_ context.Context, _ *osapi.ProviderConfig, next osapi.ProviderConfig) error {
-	var made updater.Source
-	if choice := readProvider(next); len(choice.Servers) > 0 {
-		var err error
-		if made, err = p.open(choice); err != nil {
-			return err
-		}
+// authenticated is the server that is told who asks; empty for none.
+func (c ImagesChoice) authenticated() string {
+	if c.Token == "" || len(c.Servers) == 0 {
+		return ""
 	}
-	p.mu.Lock()
-	before := p.now
-	p.now = made
-	p.mu.Unlock()
-	if before == nil {
-		return nil
-	}
-	return before.Close()
+	return c.Servers[0]
 }
 
-// Hide changes nothing: a URL and a certificate are no secrets.
-func (*providerSource) Hide(value osapi.ProviderConfig) osapi.ProviderConfig { return value }
+// ProviderFacts are what a machine can, as far as the section "provider" depends on it.
+type ProviderFacts struct {
+	// Local is true when the primary application is an Operations Center.
+	Local bool
+	// Authenticates is true when the image has the certificate of an image server.
+	Authenticates bool
+	// Architecture is "x86_64" or "aarch64", Running the release that runs.
+	Architecture, Running string
+}
 
-// State is that of "images", which knows no registration.
-func (*providerSource) State(context.Context, osapi.ProviderConfig) (osapi.ProviderState, error) {
-	return osapi.ProviderState{}, nil
+// CheckProvider is the check of the section "provider": it puts the kept secret (kept may be
+// nil) in the place of a reference to it, and gives every problem.
+func CheckProvider(value, kept *osapi.ProviderConfig, facts ProviderFacts) error {
+	var had osapi.ProviderConfig
+	if kept != nil {
+		had = *kept
+	}
+	// A reference that Keep cannot resolve stays one, and the checks refuse it.
+	if value.Name == operationscenter.Name {
+		*value, _ = operationscenter.Keep(*value, had)
+		return operationscenter.Check(*value, facts.Local).Err()
+	}
+	*value, _ = imageauth.Keep(*value, had)
+	problems := checkProvider(*value)
+	if value.Name == providerImages && value.Config[imageauth.KeyToken] != "" && !facts.Authenticates {
+		problems.Add("config."+imageauth.KeyToken, "supported",
+			"this image has no certificate of an image server (%s), so the node cannot prove who it is: leave the token out, or install an image of that server", authCertificate)
+	}
+	return problems.Err()
+}
+
+// HideProvider gives a copy with references in the place of secrets.
+func HideProvider(value osapi.ProviderConfig) osapi.ProviderConfig {
+	return operationscenter.Hide(imageauth.Hide(value))
 }
 
 // readProvider reads a configuration that was checked.
-func readProvider(value osapi.ProviderConfig) providerChoice {
+func readProvider(value osapi.ProviderConfig) ImagesChoice {
 	c := value.Config
-	choice := providerChoice{Metadata: c[keyMetadata], Root: []byte(c[keyRoot]), CA: []byte(c[keyCA])}
+	choice := ImagesChoice{Metadata: c[keyMetadata], Root: []byte(c[keyRoot]), CA: []byte(c[keyCA]), Token: c[imageauth.KeyToken], Mode: imageauth.ModeOf(value)}
 	if choice.Metadata == "" {
 		choice.Metadata = metadataTUF
 		if c[keyCA] != "" {
@@ -116,13 +118,13 @@ func readProvider(value osapi.ProviderConfig) providerChoice {
 	return choice
 }
 
-// checkProvider gives every problem, each with its path.
+// checkProvider gives every problem of a configuration of "images", each with its path.
 func checkProvider(value osapi.ProviderConfig) config.Problems {
 	var problems config.Problems
 	if value.Name != providerImages {
-		problems.Add("name", "known", "%q is not a provider of this release, which has %q", value.Name, providerImages)
+		problems.Add("name", "known", "%q is not a provider of this release, which has %q and %q", value.Name, providerImages, operationscenter.Name)
 	}
-	known := []string{keyServer, keyMirrors, keyMetadata, keyRoot, keyCA, keyBandwidth}
+	known := []string{keyServer, keyMirrors, keyMetadata, keyRoot, keyCA, keyBandwidth, imageauth.KeyToken, imageauth.KeyByQuery}
 	var unknown []string
 	for key := range value.Config {
 		if !slices.Contains(known, key) {
@@ -141,10 +143,10 @@ func checkProvider(value osapi.ProviderConfig) config.Problems {
 			problems.Add("config."+keyBandwidth, "number", "%q is not a number of bytes a second, at least 1024", text)
 		}
 	}
-	return problems
+	return append(problems, imageauth.Check(value)...)
 }
 
-func checkServers(problems *config.Problems, c map[string]string, choice providerChoice) {
+func checkServers(problems *config.Problems, c map[string]string, choice ImagesChoice) {
 	if c[keyMirrors] != "" && c[keyServer] == "" {
 		problems.Add("config."+keyMirrors, "together", "mirrors are more servers beside server_url, which is not set")
 	}
@@ -166,7 +168,7 @@ func checkServers(problems *config.Problems, c map[string]string, choice provide
 	}
 }
 
-func checkAnchors(problems *config.Problems, c map[string]string, choice providerChoice) {
+func checkAnchors(problems *config.Problems, c map[string]string, choice ImagesChoice) {
 	if choice.Metadata != metadataTUF && choice.Metadata != metadataIndex {
 		problems.Add("config."+keyMetadata, "known", "%q is neither %q nor %q", choice.Metadata, metadataTUF, metadataIndex)
 	}
@@ -184,16 +186,6 @@ func checkAnchors(problems *config.Problems, c map[string]string, choice provide
 	}
 }
 
-// current is the source in use.
-func (p *providerSource) current() (updater.Source, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.now == nil {
-		return nil, errors.New("no release server is configured: set config.server_url of /1.0/system/provider, or of the seed named provider")
-	}
-	return p.now, nil
-}
-
 // access is how this node reaches release trees.
 type access struct {
 	userAgent string
@@ -202,7 +194,7 @@ type access struct {
 	roots func() (*x509.CertPool, error)
 }
 
-func (a access) to(choice providerChoice) updater.Access {
+func (a access) to(choice ImagesChoice) updater.Access {
 	limit := choice.Bandwidth
 	return updater.Access{Servers: choice.Servers, UserAgent: a.userAgent, Proxy: a.proxy, Roots: a.roots, BandwidthLimit: func() int64 { return limit }}
 }

@@ -124,8 +124,8 @@ func (d *Daemon) internalRoutes() []httpapi.Route {
 	return []httpapi.Route{
 		{Method: post, Path: base + "/tui/:write-message", Access: httpapi.SocketOnly, Doc: "shows a message on the console", Request: tuiMessage{}, Handler: d.writeMessage},
 		{Method: get, Path: base + "/secureboot", Access: httpapi.SocketOnly, Doc: "gives the certificates for Secure Boot", Later: "it comes with a later release"},
-		{Method: post, Path: base + "/auth/:generate-registration", Access: httpapi.SocketOnly, Doc: "makes a registration at an image server", Later: "registration comes with a later release"},
-		{Method: post, Path: base + "/auth/:generate-token", Access: httpapi.SocketOnly, Doc: "makes a token for an image server", Later: "registration comes with a later release"},
+		{Method: post, Path: base + "/auth/:generate-registration", Access: httpapi.SocketOnly, Doc: "makes a registration at an image server", Request: authRegistrationPost{}, Response: authRegistration{}, Handler: d.generateRegistration},
+		{Method: post, Path: base + "/auth/:generate-token", Access: httpapi.SocketOnly, Doc: "makes a token for an image server", Response: "", Handler: d.generateToken},
 	}
 }
 
@@ -133,6 +133,7 @@ func (d *Daemon) internalRoutes() []httpapi.Route {
 func (d *Daemon) shownAs(state console.State, do func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		d.machine.Doing.State(state)
+		d.goingDown(ctx, state)
 		err := do(ctx)
 		if err != nil {
 			d.machine.Doing.State(console.Ready)

@@ -9,6 +9,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 	"github.com/holdfast-os/holdfast/internal/listener"
 	"github.com/holdfast-os/holdfast/internal/operation"
+	"github.com/holdfast-os/holdfast/internal/operationscenter"
 	"github.com/holdfast-os/holdfast/internal/update"
 )
 
@@ -53,6 +54,8 @@ func (d *Daemon) noticed(n update.Notice) {
 		return
 	case update.NoticeReturned:
 		d.machine.Display.Message("warning", "back from release "+n.Version+": "+n.Text)
+	case update.NoticeOS, update.NoticeApplications:
+		d.report(operationscenter.Cause(n.Kind))
 	case update.NoticeChecks:
 		for _, check := range n.Checks {
 			d.log.Info("health gate", "release", n.Version, "check", check.Name, "ok", check.OK, "error", check.Error)

@@ -57,7 +57,7 @@ type Host struct {
 	luks    luks.Host
 	efi     efi.Vars
 	access  access
-	source  providerSource
+	source  *Provider
 	daemon  *Daemon
 
 	mu    sync.Mutex
@@ -85,16 +85,16 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 		h.access.userAgent = release.Name + "/" + release.Version
 	}
 	h.access.roots, h.access.proxy = trustedRoots, h.localProxy
-	h.source.open = h.openSource
+	h.source = h.newProvider()
 	system := h.system()
 	manager := h.gated(h.apps(system))
 	updates := h.updates(system, manager)
-	h.daemon = New(Options{Root: root, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
+	h.daemon = New(Options{Root: root, Socket: activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
 			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
-			Provider: &h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, hostAppData{h, manager}}, Updates: updates, Backups: hostBackups{h}, AppData: hostAppData{h, manager}, Resets: hostResets{h, espDir},
+			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, hostAppData{h, manager}}, Updates: updates, Backups: hostBackups{h}, AppData: hostAppData{h, manager}, Resets: hostResets{h, espDir},
 			Power: hostPower{power.Power{Run: run.Host}, updates.agent}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
 			Display: h.display, Doing: h.display, Notify: serviceManager{},
 		}})

@@ -15,6 +15,7 @@ import (
 	apirelease "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/earlyboot"
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/system/bootloader"
@@ -41,33 +42,6 @@ const (
 	// The timers of a trial; see their units.
 	trialTimer, gateTimer = "holdfast-trial.timer", "holdfast-gate.timer"
 )
-
-// openSource makes the source of releases for a configuration.
-func (h *Host) openSource(choice providerChoice) (updater.Source, error) {
-	release, err := h.facts.Release()
-	if err != nil {
-		return nil, err
-	}
-	if choice.Metadata == metadataIndex {
-		return updater.OpenIndexed(updater.IndexedOptions{
-			Access: h.access.to(choice), UpdateCA: choice.CA, Architecture: architecture(), Running: release.Version})
-	}
-	if len(choice.Root) == 0 {
-		if choice.Root, err = os.ReadFile(releaseRoot); err != nil {
-			return nil, errNoRoot(releaseRoot, err)
-		}
-	}
-	built, err := time.Parse("200601021504", release.Version)
-	if err != nil {
-		return nil, fmt.Errorf("reading when this release was built: %w", err)
-	}
-	return updater.OpenTrusted(updater.TrustedOptions{
-		Access: h.access.to(choice), Root: choice.Root, StateDir: filepath.Join(stateDir, "releases"), Architecture: architecture(), Built: built,
-		Clock: func() (time.Time, bool) {
-			_, err := os.Stat(synchronized)
-			return time.Now(), err == nil
-		}})
-}
 
 // system is this machine's slots. It is not known on an install medium, which has none.
 func (h *Host) system() *updater.System {
@@ -186,6 +160,7 @@ type trialPower struct{ *Host }
 func (t trialPower) Reboot(ctx context.Context, why string) error {
 	t.log.Warn("restarting the machine", "why", why)
 	t.display.Message("info", "restarting: "+why)
+	t.daemon.goingDown(ctx, console.Rebooting)
 	return power.Power{Run: run.Host}.Reboot(ctx)
 }
 

@@ -78,7 +78,10 @@ func listProblems(err error, files map[string]File) Problems {
 func locate(p Problem, files map[string]File) Problem {
 	name := strings.TrimSuffix(p.File, path.Ext(p.File))
 	if f, ok := files[name]; ok {
-		p.File, p.Line = f.Name, lineOf(f.Data, p.Path)
+		p.File = f.Name
+		if p.Rule != "unknown-seed" { // it is about the name
+			p.Line = lineOf(f.Data, p.Path)
+		}
 	}
 	return p
 }

@@ -37,6 +37,9 @@ type fat struct {
 	wide              bool // FAT32
 	root              int64
 	rootStart, rootAt int64 // of FAT16: size and place of the root directory, in bytes
+	// steps is how many clusters may still be followed: each belongs to one file, so that a
+	// sound file system has no more than there are.
+	steps int64
 }
 
 // readFAT lists all files of a FAT file system.
@@ -87,6 +90,7 @@ func openFAT(r io.ReaderAt, size int64) (*fat, error) {
 		return nil, errFAT
 	}
 	f.data, f.clusters = start*sector, (total-start)/perCluster
+	f.steps = f.clusters
 	entry := int64(2)
 	if f.wide {
 		entry = 4
@@ -123,12 +127,11 @@ func (f *fat) next(number int64) (int64, error) {
 // extent is a piece of a file: where it begins in the file and in the partition.
 type extent struct{ from, at, size int64 }
 
-// chain gives the pieces of a file of up to size bytes. A chain that does not end is as
-// long as the file at most.
+// chain gives the pieces of a file of up to size bytes.
 func (f *fat) chain(first, size int64) (*extents, error) {
 	e := &extents{r: f.r}
 	for number := first; e.size < size && number != 0; {
-		if number < 2 || number >= f.clusters+2 {
+		if f.steps--; number < 2 || number >= f.clusters+2 || f.steps < 0 {
 			return nil, errFAT
 		}
 		at := f.data + (number-2)*f.cluster

@@ -48,15 +48,18 @@ func TestReadFAT_Damaged_IsAnError(t *testing.T) {
 	le := binary.LittleEndian
 	files := map[string][]byte{"folder/file": make([]byte, 10_000)}
 	for name, change := range map[string]func(raw []byte){
-		"no signature":   func(raw []byte) { raw[510] = 0 },
-		"sector":         func(raw []byte) { le.PutUint16(raw[11:], 513) },
-		"reserved":       func(raw []byte) { le.PutUint16(raw[14:], 65535) },
-		"table":          func(raw []byte) { le.PutUint32(raw[36:], 0xffffffff) },
-		"total":          func(raw []byte) { le.PutUint32(raw[32:], 0xffffffff) },
-		"root":           func(raw []byte) { le.PutUint32(raw[44:], 0x0ffffff0) },
-		"chain outside":  func(raw []byte) { le.PutUint32(raw[table+8:], 0x0ffffff0) },
-		"chain ends":     func(raw []byte) { le.PutUint32(raw[table+8:], 0x0fffffff) },
-		"folder in self": func(raw []byte) { r := raw[le.Uint32(raw[44:])*4096+4096:]; le.PutUint16(r[32+26:], uint16(le.Uint32(raw[44:]))) },
+		"no signature":  func(raw []byte) { raw[510] = 0 },
+		"sector":        func(raw []byte) { le.PutUint16(raw[11:], 513) },
+		"reserved":      func(raw []byte) { le.PutUint16(raw[14:], 65535) },
+		"table":         func(raw []byte) { le.PutUint32(raw[36:], 0xffffffff) },
+		"total":         func(raw []byte) { le.PutUint32(raw[32:], 0xffffffff) },
+		"root":          func(raw []byte) { le.PutUint32(raw[44:], 0x0ffffff0) },
+		"chain outside": func(raw []byte) { le.PutUint32(raw[table+8:], 0x0ffffff0) },
+		"chain ends":    func(raw []byte) { le.PutUint32(raw[table+8:], 0x0fffffff) },
+		"folder in self": func(raw []byte) {
+			r := raw[le.Uint32(raw[44:])*4096+4096:]
+			le.PutUint16(r[32+26:], uint16(le.Uint32(raw[44:])))
+		},
 		"root in circle": func(raw []byte) {
 			first := le.Uint32(raw[44:])
 			le.PutUint32(raw[table+4*first:], first)

@@ -85,9 +85,13 @@ func (m *memory) Sync() error   { return nil }
 func (m *memory) Forget() error { return nil }
 
 // content gives the pages that hold something, for comparing.
-func (m *memory) content() map[int64][]byte {
-	found := maps.Clone(m.pages)
-	maps.DeleteFunc(found, func(_ int64, p []byte) bool { return isZero(p) })
+func (m *memory) content() map[int64]string {
+	found := map[int64]string{}
+	for at, p := range m.pages {
+		if !isZero(p) {
+			found[at] = string(p)
+		}
+	}
 	return found
 }
 

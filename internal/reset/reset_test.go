@@ -220,6 +220,34 @@ func TestCommit_TPMRefuses_EndsOrGoesOn(t *testing.T) {
 	}
 }
 
+// What an earlier reset has left on the ESP says nothing about this one: a TPM that refuses
+// ends it all the same.
+func TestCommit_LeftoverOfAnEarlierReset_DoesNotCount(t *testing.T) {
+	m := newMachine()
+	m.esp[reset.CommittedFile], m.tpmErr = "1", errors.New("locked out")
+	if err := whole(m, reset.Journal{}); !errors.Is(err, reset.ErrTPM) {
+		t.Errorf("error %v", err)
+	}
+	if diff := cmp.Diff(before, m.looks()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A seed that the ESP has lost would make a node without one: the reset is none then.
+func TestContinue_SeedOfTheResetDamaged_StartsTheOldNode(t *testing.T) {
+	m := newMachine()
+	if err := reset.Begin(m, reset.Journal{}, []byte("new seed")); err != nil {
+		t.Fatal(err)
+	}
+	m.esp[reset.SeedFile] = "new sead"
+	if done, err := reset.Continue(context.Background(), m, func(string) {}); done || err != nil {
+		t.Error(done, err)
+	}
+	if diff := cmp.Diff(before, withoutTorn(m.looks())); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A disk that fails in the middle leaves the journal, and the next start ends what began.
 func TestFinish_DiskFails_IsCarriedOnLater(t *testing.T) {
 	m := newMachine()

@@ -5,6 +5,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/daemon"
 )
 
-func checkProvider(value, _ *osapi.ProviderConfig, _ struct{}) error {
-	return daemon.CheckProvider(value)
+func checkProvider(value, kept *osapi.ProviderConfig, _ struct{}) error {
+	return daemon.CheckProvider(value, kept, daemon.ProviderFacts{})
 }

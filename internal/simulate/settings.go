@@ -96,7 +96,7 @@ func (n *Node) providerSetting() daemon.Setting[osapi.ProviderConfig, osapi.Prov
 		PlanConfig: func(*osapi.ProviderConfig, osapi.ProviderConfig, struct{}) (plan.Plan, error) {
 			return plan.Plan{}, nil
 		},
-		Do: n.hands("provider.apply").Do,
+		Do: n.hands("provider.apply").Do, HideConfig: daemon.HideProvider,
 		Observe: func(context.Context, osapi.ProviderConfig) (osapi.ProviderState, error) {
 			return osapi.ProviderState{}, nil
 		},

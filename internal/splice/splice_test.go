@@ -23,19 +23,22 @@ import (
 	"github.com/holdfast-os/holdfast/internal/splice"
 )
 
-const mib = 1 << 20
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+)
 
 // region begins at an odd place, so that nothing relies on round numbers.
-var region = splice.Region{Offset: mib + 512, Size: 3 * mib}
+var region = splice.Region{Offset: 256*kib + 512, Size: 256 * kib}
 
 // image is an unpacked image with content before and behind the region, and a rest of an
 // earlier seed within.
 func image(size int) []byte {
 	raw := make([]byte, size)
 	source := rand.NewChaCha8([32]byte{1})
-	source.Read(raw[:mib])
+	source.Read(raw[:64*kib])
 	source.Read(raw[region.Offset : region.Offset+4096])
-	source.Read(raw[size-mib:])
+	source.Read(raw[size-64*kib:])
 	return raw
 }
 
@@ -43,7 +46,7 @@ func image(size int) []byte {
 func publish(tb testing.TB, raw []byte) splice.Source {
 	tb.Helper()
 	var packed bytes.Buffer
-	w, err := gzip.NewWriterLevel(&packed, gzip.HuffmanOnly)
+	w, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -119,12 +122,12 @@ func unpackOne(tb testing.TB, packed []byte) []byte {
 // an earlier one behind it.
 func TestImage_EverySeed_UnpacksToTheImageWithIt(t *testing.T) {
 	seeds := map[string][]byte{
-		"none": nil, "short": []byte("a seed"), "a unit": bytes.Repeat([]byte("s"), 64<<10),
-		"more than a unit": bytes.Repeat([]byte("s"), 64<<10+1), "the whole partition": bytes.Repeat([]byte("s"), 3*mib),
+		"none": nil, "short": []byte("a seed"), "a unit": bytes.Repeat([]byte("s"), 64*kib),
+		"more than a unit": bytes.Repeat([]byte("s"), 64*kib+1), "the whole partition": bytes.Repeat([]byte("s"), 256*kib),
 	}
 	for name, seed := range seeds {
 		t.Run(name, func(t *testing.T) {
-			m, want := prepared(t, 12*mib, seed)
+			m, want := prepared(t, 5*mib, seed)
 			packed, err := m.Packed(seed)
 			if err != nil {
 				t.Fatal(err)
@@ -149,7 +152,7 @@ func TestImage_GzipProgram_UnpacksTheSame(t *testing.T) {
 		t.Skip("missing program: gzip")
 	}
 	seed := []byte("a seed")
-	m, want := prepared(t, 12*mib, seed)
+	m, want := prepared(t, 5*mib, seed)
 	packed, err := m.Packed(seed)
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +167,7 @@ func TestImage_GzipProgram_UnpacksTheSame(t *testing.T) {
 
 // A restart of the service must not break a download that goes on.
 func TestImage_PreparedAgain_HasTheSameBytesAndTag(t *testing.T) {
-	raw := image(12 * mib)
+	raw := image(5 * mib)
 	from := publish(t, raw)
 	var got [2][]byte
 	var tags [2]string
@@ -186,7 +189,7 @@ func TestImage_PreparedAgain_HasTheSameBytesAndTag(t *testing.T) {
 
 // Another seed, and the other form, are other contents for a cache.
 func TestImage_OtherBytes_HaveOtherTags(t *testing.T) {
-	m, _ := prepared(t, 12*mib, nil)
+	m, _ := prepared(t, 5*mib, nil)
 	seen := map[string]string{}
 	for _, seed := range []string{"", "a", "b"} {
 		packed, err := m.Packed([]byte(seed))
@@ -207,7 +210,7 @@ func TestImage_OtherBytes_HaveOtherTags(t *testing.T) {
 }
 
 func TestImage_SeedLargerThanPartition_IsRefused(t *testing.T) {
-	m, _ := prepared(t, 12*mib, nil)
+	m, _ := prepared(t, 5*mib, nil)
 	if _, err := m.Packed(make([]byte, region.Size+1)); !errors.Is(err, splice.ErrTooLarge) {
 		t.Errorf("packed: %v", err)
 	}
@@ -218,7 +221,7 @@ func TestImage_SeedLargerThanPartition_IsRefused(t *testing.T) {
 
 // A second start must not pack again; a region that has moved must.
 func TestOpen_FindsWhatWasPrepared_AndNothingElse(t *testing.T) {
-	from, dir := publish(t, image(12*mib)), t.TempDir()
+	from, dir := publish(t, image(5*mib)), t.TempDir()
 	if _, err := splice.Open(dir, from.SHA256, region); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("before: %v", err)
 	}
@@ -228,7 +231,7 @@ func TestOpen_FindsWhatWasPrepared_AndNothingElse(t *testing.T) {
 	if _, err := splice.Open(dir, from.SHA256, region); err != nil {
 		t.Errorf("after: %v", err)
 	}
-	if _, err := splice.Open(dir, from.SHA256, splice.Region{Offset: mib, Size: region.Size}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := splice.Open(dir, from.SHA256, splice.Region{Offset: 256 * kib, Size: region.Size}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("another region: %v", err)
 	}
 	if err := os.Truncate(filepath.Join(dir, from.SHA256+".deflate"), 5); err != nil {
@@ -268,7 +271,7 @@ func names(t *testing.T, dir string) (all []string) {
 
 // Nothing of a damaged image may stay: a later start would serve it.
 func TestPrepare_BadImage_FailsAndLeavesNothing(t *testing.T) {
-	good := publish(t, image(12*mib))
+	good := publish(t, image(5*mib))
 	packed, err := os.ReadFile(good.Path)
 	if err != nil {
 		t.Fatal(err)
@@ -282,8 +285,8 @@ func TestPrepare_BadImage_FailsAndLeavesNothing(t *testing.T) {
 		source splice.Source
 	}{
 		"another sum":   {t.Context(), other},
-		"cut off":       {t.Context(), source(t, packed[:len(packed)-100_000])},
-		"too short":     {t.Context(), publish(t, image(12 * mib)[:region.Offset+region.Size-1])},
+		"cut off":       {t.Context(), source(t, packed[:len(packed)-10_000])},
+		"too short":     {t.Context(), publish(t, image(5 * mib)[:region.Offset+region.Size-1])},
 		"not gzip":      {t.Context(), source(t, []byte("not gzip at all"))},
 		"stopped":       {cut, good},
 		"not there":     {t.Context(), splice.Source{Path: "/nonexistent", SHA256: good.SHA256}},
@@ -304,7 +307,7 @@ func TestPrepare_BadImage_FailsAndLeavesNothing(t *testing.T) {
 // Browsers and curl ask for the rest of a cut download.
 func TestServe_Requests_AreAnsweredAsHTTPSays(t *testing.T) {
 	seed := []byte("a seed")
-	m, raw := prepared(t, 12*mib, seed)
+	m, raw := prepared(t, 5*mib, seed)
 	content, err := m.Raw(seed)
 	if err != nil {
 		t.Fatal(err)
@@ -327,16 +330,16 @@ func TestServe_Requests_AreAnsweredAsHTTPSays(t *testing.T) {
 		length             int64
 		body               []byte
 	}{
-		{"whole", "GET", "/", nil, 200, 12 * mib, raw},
-		{"whole with an encoding", "GET", "/encoded", nil, 200, 12 * mib, raw},
-		{"head", "HEAD", "/", nil, 200, 12 * mib, nil},
+		{"whole", "GET", "/", nil, 200, 5 * mib, raw},
+		{"whole with an encoding", "GET", "/encoded", nil, 200, 5 * mib, raw},
+		{"head", "HEAD", "/", nil, 200, 5 * mib, nil},
 		{"around the seed", "GET", "/", map[string]string{"Range": around}, 206, 9, append(make([]byte, 3), seed...)},
-		{"the rest", "GET", "/encoded", map[string]string{"Range": "bytes=12582392-"}, 206, 520, raw[12582392:]},
-		{"the rest of the same", "GET", "/", map[string]string{"Range": "bytes=12582392-", "If-Range": content.Tag()}, 206, 520, raw[12582392:]},
-		{"the rest of another", "GET", "/", map[string]string{"Range": "bytes=12582392-", "If-Range": `"other"`}, 200, 12 * mib, raw},
-		{"several ranges", "GET", "/", map[string]string{"Range": "bytes=0-1,5-6"}, 200, 12 * mib, raw},
+		{"the rest", "GET", "/encoded", map[string]string{"Range": "bytes=5242360-"}, 206, 520, raw[5242360:]},
+		{"the rest of the same", "GET", "/", map[string]string{"Range": "bytes=5242360-", "If-Range": content.Tag()}, 206, 520, raw[5242360:]},
+		{"the rest of another", "GET", "/", map[string]string{"Range": "bytes=5242360-", "If-Range": `"other"`}, 200, 5 * mib, raw},
+		{"several ranges", "GET", "/", map[string]string{"Range": "bytes=0-1,5-6"}, 200, 5 * mib, raw},
 		{"unchanged", "GET", "/", map[string]string{"If-None-Match": content.Tag()}, 304, 0, nil},
-		{"behind the end", "GET", "/encoded", map[string]string{"Range": "bytes=12582912-"}, 416, -2, nil},
+		{"behind the end", "GET", "/encoded", map[string]string{"Range": "bytes=5242880-"}, 416, -2, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), c.method, server.URL+c.path, nil)
@@ -383,7 +386,7 @@ func (s *spy) ReadFrom(src io.Reader) (int64, error) {
 
 // Only what arrives at the connection as a file goes out by sendfile.
 func TestServe_SectionsOfFiles_ReachTheConnectionAsFiles(t *testing.T) {
-	m, want := prepared(t, 12*mib, nil)
+	m, want := prepared(t, 5*mib, nil)
 	content, err := m.Raw(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -393,14 +396,14 @@ func TestServe_SectionsOfFiles_ReachTheConnectionAsFiles(t *testing.T) {
 	if err != nil || !ended {
 		t.Fatalf("ended: %t, %v", ended, err)
 	}
-	if w.files != 12*mib-64<<10 || !bytes.Equal(w.Body.Bytes(), want) {
+	if w.files != 5*mib-64*kib || !bytes.Equal(w.Body.Bytes(), want) {
 		t.Errorf("%d of %d bytes came as files; all but the seed's first 64 KiB should", w.files, w.Body.Len())
 	}
 }
 
 // A link is used up by its last byte alone.
 func TestServe_Ended_IsTheLastByteSent(t *testing.T) {
-	m, _ := prepared(t, 12*mib, nil)
+	m, _ := prepared(t, 5*mib, nil)
 	content, err := m.Raw(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -425,7 +428,7 @@ func TestServe_Ended_IsTheLastByteSent(t *testing.T) {
 // A file of the cache that is gone must be an error, not half an image.
 func TestServe_CacheRemoved_FailsBeforeTheFirstByte(t *testing.T) {
 	dir := t.TempDir()
-	from := publish(t, image(12*mib))
+	from := publish(t, image(5*mib))
 	m, err := splice.Prepare(t.Context(), from, region, dir)
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 // started twice; each begins with the network that only manages it, by going back in the
 // node's history.
 func TestNetwork_OnTheWire(t *testing.T) {
-	wireOnly(t)
+	longOnly(t)
 	slow(t)
 	r := newRig(t)
 	r.step(t, "a card that nobody configured asks for an address", r.unconfigured)

@@ -274,7 +274,7 @@ func (s stockRun) tell(t *testing.T, command, input string) (result, output stri
 // Who has scripts for Incus' own client keeps them: each of its commands does what it
 // says, or is told in a sentence why not. The reference has the list.
 func TestStockClient_EveryCommand(t *testing.T) {
-	wireOnly(t)
+	longOnly(t)
 	s := stockRun{node: fresh(t)}
 	s.client = stockClient(t, s.node)
 	commands, err := stock.Commands(func(words []string) (string, error) {

@@ -15,9 +15,10 @@
 //
 // What a test that failed leaves behind is in .lab/test/failed-NAME/.
 //
-// Flags, as in `go test -v -timeout 2h ./test/vm -long`: -quick runs what needs the
-// live machine and one reboot, -long adds whole installations, -wire the network against
-// peers in namespaces. With -short nothing runs at all, since `make check` starts no machine.
+// Flags, as in `go test -v -timeout 3h ./test/vm -long`: -quick runs what needs the live
+// machine and one reboot, -long adds whole installations, the network against peers in
+// namespaces, every command of the stock client and every kind of bad release. With -short
+// nothing runs at all, since `make check` starts no machine.
 package vm
 
 import (
@@ -39,9 +40,8 @@ import (
 )
 
 var (
-	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
-	long   = flag.Bool("long", false, "also the tests that install")
-	onWire = flag.Bool("wire", false, "also the network against peers in namespaces, and every command of the stock client")
+	quick = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
+	long  = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
 )
 
 // baseName is the lab that all tests start from.
@@ -217,18 +217,10 @@ func slow(t *testing.T) {
 	}
 }
 
-// wireOnly skips a test that has not been seen to pass as a whole yet, unless it is wanted.
-func wireOnly(t *testing.T) {
-	t.Helper()
-	if !*onWire {
-		t.Skip("-wire: this test needs peers in namespaces, and has not passed as a whole yet")
-	}
-}
-
-// longOnly skips a test that installs unless they are wanted.
+// longOnly skips a test that takes long unless they are wanted.
 func longOnly(t *testing.T) {
 	t.Helper()
 	if !*long {
-		t.Skip("-long: this test installs a machine")
+		t.Skip("-long: this test takes long (make test-long)")
 	}
 }

@@ -8,13 +8,18 @@ package qemuimg
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os/exec"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
 // Package is the Debian package that has qemu-img.
 const Package = "qemu-utils"
+
+// ErrMissing means that there is no qemu-img.
+var ErrMissing = errors.New("there is no qemu-img")
 
 // Tool runs qemu-img.
 type Tool struct {
@@ -30,6 +35,9 @@ func (t Tool) do(ctx context.Context, args ...string) ([]byte, error) {
 		command = t.Command(args...)
 	}
 	result, err := t.Run(ctx, command)
+	if errors.Is(err, exec.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", ErrMissing, err)
+	}
 	return result.Stdout, err
 }
 

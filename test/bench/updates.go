@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/system/run"
+)
+
+// earlierCommits is how far back the daemon of the release before comes from.
+const earlierCommits = 20
+
+// otherBuild names a folder as .build/out, of the release before with an older kernel.
+const otherBuild = "HOLDFAST_BENCH_BEFORE"
+
+func updates() []measurement {
+	const against = "the same parts as whole files"
+	return []measurement{
+		{Name: "delta", Take: takeDaemonDelta, Rows: []metric{
+			{ID: "update-daemon", What: "bytes of an update, only the daemon changed", Unit: inBytes, Limit: 0.02, Times: true, Against: against,
+				Missed: "see its parts"},
+		}},
+		{Name: "kernel", Take: takeKernelDelta, Apart: "it needs a build of an older kernel, named by " + otherBuild, Rows: []metric{
+			{ID: "update-kernel", What: "bytes of an update, another kernel with all modules", Unit: inBytes, Limit: 0.15, Times: true, Against: against,
+				Missed: "see its parts"},
+			{ID: "update-chunks", What: "bytes of an update from a release without a delta (chunks)", Unit: inBytes, Limit: 0.25, Times: true, Against: against,
+				Missed: "what was compressed by others, as the kernel in the UKI, has no chunk in common; more deltas kept would close it"},
+		}},
+		{Name: "slot", Take: byHand, Apart: "they are taken by hand out of the tests named in their records", Rows: []metric{
+			{ID: "update-write", What: "writing a slot through systemd-sysupdate", Unit: inSeconds, Limit: 1.5, Times: true, Against: "`dd` of the same bytes",
+				Missed: "starting five programs costs a second or two whatever the size, and the bytes are summed on the way; fewer, larger steps would close it"},
+			{ID: "update-return", What: "bad release to the old one ready", Unit: inSeconds, Limit: 3, Times: true, Against: "a start of the same machine",
+				Missed: "see its parts"},
+		}},
+	}
+}
+
+// byHand is for numbers that a test says and a person notes.
+func byHand(context.Context, *bench) ([]record, error) {
+	return nil, errors.New("run the tests that the records name, and note their numbers in test/bench/results.json")
+}
+
+// takeDaemonDelta makes the release before out of the present one and the daemon of some
+// commits ago, and publishes both.
+func takeDaemonDelta(ctx context.Context, b *bench) (_ []record, err error) {
+	work, err := os.MkdirTemp(filepath.Join(b.root, ".build"), "bench-delta-")
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for releases: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	commit := fmt.Sprintf("HEAD~%d", earlierCommits)
+	source, overlay, before := filepath.Join(work, "source"), filepath.Join(work, "overlay"), filepath.Join(work, "before")
+	if err := errors.Join(os.MkdirAll(source, 0o755), os.MkdirAll(filepath.Join(overlay, "bin"), 0o755)); err != nil {
+		return nil, fmt.Errorf("making a folder for releases: %w", err)
+	}
+	version, err := earlier(b.version)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range []run.Command{
+		{Name: "bash", Dir: b.root, Args: []string{"-c", "set -o pipefail; git archive \"$1\" | tar -x -C \"$2\"", "archive", commit, source}},
+		{Name: "go", Dir: source, Args: []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", filepath.Join(overlay, "bin", "holdfastd"), "./cmd/holdfastd"}, Env: []string{"CGO_ENABLED=0"}},
+		{Name: filepath.Join(b.root, "image/steps/variant"), Dir: b.root,
+			Env: []string{"HOLDFAST_ROOT=" + b.root, "VERSION=" + version, "HOLDFAST_OVERLAY=" + overlay, "HOLDFAST_OUT=" + before}},
+	} {
+		if _, err := b.runner(ctx, c); err != nil {
+			return nil, fmt.Errorf("making the release before: %w", err)
+		}
+	}
+	delta, full, how, err := b.publishBoth(ctx, before, filepath.Join(work, "tree"))
+	if err != nil {
+		return nil, err
+	}
+	return []record{{ID: "update-daemon", Value: delta, Other: full, How: "the daemon of " + commit + " and that of now, the rest the same: " + how + "."}}, nil
+}
+
+// earlier is the version a minute before another.
+func earlier(version string) (string, error) {
+	const form = "200601021504"
+	at, err := time.Parse(form, version)
+	if err != nil {
+		return "", fmt.Errorf("reading the version %s: %w", version, err)
+	}
+	return at.Add(-time.Minute).Format(form), nil
+}
+
+// takeKernelDelta publishes a build of an older kernel and then the present one.
+func takeKernelDelta(ctx context.Context, b *bench) (_ []record, err error) {
+	before := os.Getenv(otherBuild)
+	if before == "" {
+		return nil, fmt.Errorf("set %s to the folder of a build with an older kernel", otherBuild)
+	}
+	work, err := os.MkdirTemp(filepath.Join(b.root, ".build"), "bench-kernel-")
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for releases: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	delta, full, how, err := b.publishBoth(ctx, before, filepath.Join(work, "tree"))
+	if err != nil {
+		return nil, err
+	}
+	return []record{{ID: "update-kernel", Value: delta, Other: full, How: "a build of the kernel before and the present one: " + how + "."}}, nil
+}
+
+// publishBoth publishes a build and then the present one, and gives what a node with the
+// first one fetches for the OS, by delta, and what the parts are whole.
+func (b *bench) publishBoth(ctx context.Context, before, tree string) (delta, full float64, how string, err error) {
+	for _, args := range [][]string{{"--build", before, "--deltas", "0"}, {"--deltas", "1"}} {
+		args = append([]string{"release", "publish", tree}, args...)
+		if _, err := b.runner(ctx, run.Command{Name: filepath.Join(b.root, "bin/holdfast"), Dir: b.root, Args: args}); err != nil {
+			return 0, 0, "", fmt.Errorf("publishing: %w", err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(tree, b.version, "x86_64", "manifest.json"))
+	if err != nil {
+		return 0, 0, "", fmt.Errorf("reading the manifest: %w", err)
+	}
+	var m api.Manifest
+	if err := json.Unmarshal(text, &m); err != nil {
+		return 0, 0, "", fmt.Errorf("reading the manifest: %w", err)
+	}
+	var said []string
+	for _, p := range m.Parts {
+		if p.Component != api.ComponentOS {
+			continue
+		}
+		least := p.Full.Size
+		for _, d := range p.Deltas {
+			least = min(least, d.Patch.Size)
+		}
+		delta, full = delta+float64(least), full+float64(p.Full.Size)
+		said = append(said, fmt.Sprintf("%s %s of %s", p.Type, megabytes(least), megabytes(p.Full.Size)))
+	}
+	slices.Sort(said)
+	return delta, full, strings.Join(said, ", "), nil
+}
