@@ -46,7 +46,8 @@ var domains = []string{
 	"internal/listener", "internal/operation", "internal/event", "internal/audit", "internal/metrics", "internal/proxy",
 	"internal/recovery", "internal/cacerts", "internal/services", "internal/bundle", "internal/apidoc",
 	"internal/packages", "internal/delta", "internal/tuf", "internal/fetch", "internal/parts", "internal/slotfeed", "internal/update",
-	"internal/operationscenter", "internal/imageauth", "internal/secureboot", "internal/pcr",
+	"internal/operationscenter", "internal/imageauth", "internal/secureboot", "internal/pcr", "internal/keyupdate",
+	"internal/splice", "internal/customizer", "internal/media", "internal/backup", "internal/reset",
 }
 
 // shells are the packages that may import adapters.
