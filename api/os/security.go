@@ -28,13 +28,16 @@ type SecurityState struct {
 	PoolRecoveryKeys map[string]string `json:"pool_recovery_keys" yaml:"pool_recovery_keys"`
 	// SecureBootCertificates are the certificates in the firmware's variables.
 	SecureBootCertificates []SecureBootCertificate `json:"secure_boot_certificates" yaml:"secure_boot_certificates"`
+	// SecureBoot is how far updates of these have come; absent where none ever came.
+	SecureBoot *SecureBootState `json:"secure_boot,omitempty" yaml:"secure_boot,omitempty"`
 	// SecureBootEnabled is the firmware's SecureBoot variable.
 	SecureBootEnabled bool `json:"secure_boot_enabled" yaml:"secure_boot_enabled"`
 	// SystemStateIsTrusted is false when the node runs, or ever ran, with a part of its chain of trust off.
 	SystemStateIsTrusted bool `json:"system_state_is_trusted" yaml:"system_state_is_trusted"`
 	// SystemStateStatus says why in words.
 	SystemStateStatus string `json:"system_state_status" yaml:"system_state_status"`
-	// TPMStatus is "ok", "pcr mismatch" or "swtpm".
+	// TPMStatus is "ok", "missing", "swtpm", or "pcr mismatch": the TPM did not open root at this
+	// start, or PCR 7 is not what the firmware says that it measured.
 	TPMStatus string `json:"tpm_status" yaml:"tpm_status"`
 	// UsrRootHash is the dm-verity root hash of the running /usr, 64 hexadecimal digits.
 	UsrRootHash string `json:"usr_root_hash,omitempty" yaml:"usr_root_hash,omitempty"`

@@ -31,8 +31,7 @@ func imageCustomizeCommand(env *Env) *cobra.Command {
 			"channel, version, applications, install_target, force_install, network,\n" +
 			"trusted_certificates and seeds; flags win. Without secrets the choice has an identifier,\n" +
 			"which is the same wherever it is made.",
-		Example: "  holdfast image customize --in Holdfast.img.gz --out node.img --application incus \\\n" +
-			"    --install-target bus=nvme --trust ~/.config/incus/client.crt\n" +
+		Example: "  holdfast image customize --in Holdfast.img.gz --out node.img --application incus --install-target bus=nvme --trust client.crt\n" +
 			"  holdfast image customize --in Holdfast.img.gz --out node.iso --type iso --options node.yaml",
 		Args: args(),
 	}
@@ -66,6 +65,9 @@ func imageCustomizeCommand(env *Env) *cobra.Command {
 			}
 			if choice.Architecture != "" && choice.Architecture != kind.Architecture || choice.Version != "" && choice.Version != kind.Version {
 				return media.Plan{}, fmt.Errorf("the choice is for %s %s, and the image is release %s for %s", choice.Version, choice.Architecture, kind.Version, kind.Architecture)
+			}
+			if choice.Type != media.TypeISO && t.Sector != 512 {
+				return media.Plan{}, fmt.Errorf("%s is a CD: begin with the raw image, or make another CD with --type iso", f.in)
 			}
 			choice.Architecture, choice.Version = kind.Architecture, kind.Version
 			return media.Customize(t, media.Change{Add: set, Only: true}, choice.Type == media.TypeISO)

@@ -66,6 +66,8 @@ type Machine struct {
 	Backups Backups
 	AppData AppData
 	Resets  Resets
+	// SecureBoot may be nil too, for a machine without keys that could be changed.
+	SecureBoot SecureBoot
 }
 
 // Facts observes the machine.

@@ -280,7 +280,7 @@ func (p *Provider) takeImages(ctx context.Context, next osapi.ProviderConfig) (i
 		err = p.introduce(ctx, made)
 	}
 	if err != nil {
-		return inUse{}, errors.Join(err, made.source.Close())
+		return inUse{}, errors.Join(err, closeSource(made.source))
 	}
 	return made, nil
 }

@@ -100,7 +100,7 @@ func (d *Daemon) debugRoutes() []httpapi.Route {
 		{Method: get, Path: base + "/secureboot/event-log", Doc: "shows the TPM's event log", Response: osapi.DebugEventLog{}, Handler: func(r *httpapi.Request) (any, error) {
 			return failable(d.machine.Diagnosis.EventLog(r.Context()))
 		}},
-		{Method: post, Path: base + "/secureboot/:update", Doc: "applies key updates", Later: "key updates come with a later release"},
+		{Method: post, Path: base + "/secureboot/:update", Doc: "applies an archive of signed updates of Secure Boot keys, which is the body: one variable in each start", Query: dryRunQuery(), Response: osapi.SecureBootState{}, Handler: d.updateSecureBoot},
 	}
 }
 
@@ -123,7 +123,7 @@ func (d *Daemon) internalRoutes() []httpapi.Route {
 	const base = "/internal"
 	return []httpapi.Route{
 		{Method: post, Path: base + "/tui/:write-message", Access: httpapi.SocketOnly, Doc: "shows a message on the console", Request: tuiMessage{}, Handler: d.writeMessage},
-		{Method: get, Path: base + "/secureboot", Access: httpapi.SocketOnly, Doc: "gives the certificates for Secure Boot", Later: "it comes with a later release"},
+		{Method: get, Path: base + "/secureboot", Access: httpapi.SocketOnly, Doc: "gives the certificates of the firmware's keys", Response: osapi.SecureBootKeys{}, Handler: d.secureBootKeys},
 		{Method: post, Path: base + "/auth/:generate-registration", Access: httpapi.SocketOnly, Doc: "makes a registration at an image server", Request: authRegistrationPost{}, Response: authRegistration{}, Handler: d.generateRegistration},
 		{Method: post, Path: base + "/auth/:generate-token", Access: httpapi.SocketOnly, Doc: "makes a token for an image server", Response: "", Handler: d.generateToken},
 	}

@@ -88,6 +88,7 @@ func (d *Daemon) getSecurity(r *httpapi.Request) (any, error) {
 		return nil, coded(err)
 	}
 	state.EncryptionRecoveryKeysRetrieved = flags.RecoveryKeysRetrieved
+	state.SecureBoot = d.secureBootState()
 	return httpapi.Tagged{Answer: osapi.Security{Config: config, State: state}, Tag: config}, nil
 }
 

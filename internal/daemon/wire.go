@@ -89,12 +89,14 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	system := h.system()
 	manager := h.gated(h.apps(system))
 	updates := h.updates(system, manager)
+	keys := h.secureBoot(system)
+	updates.agent.Keys = keys
 	h.daemon = New(Options{Root: root, Socket: activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
 			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
-			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, hostAppData{h, manager}}, Updates: updates, Backups: hostBackups{h}, AppData: hostAppData{h, manager}, Resets: hostResets{h, espDir},
+			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, SecureBoot: keys,
 			Power: hostPower{power.Power{Run: run.Host}, updates.agent}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
 			Display: h.display, Doing: h.display, Notify: serviceManager{},
 		}})
@@ -189,7 +191,7 @@ func (h *Host) trust(ctx context.Context) (trust.Result, error) {
 	}
 	result := trust.Evaluate(trust.Input{
 		SecureBoot: modes.SecureBoot, Certificates: certificates, TPM: trust.TPMKind(kind), CommandLine: string(commandLine),
-		FuseBlown: blown, Volumes: volumes, PoolKeys: keys,
+		FuseBlown: blown, Volumes: volumes, PoolKeys: keys, PCRMismatch: h.pcrMismatch(),
 	})
 	if result.BlowFuse && h.info.Mode == bootinfo.Node {
 		if err := os.WriteFile(fuse, nil, 0o600); err != nil {

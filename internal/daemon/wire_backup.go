@@ -197,6 +197,12 @@ func (g gatedUnits) Restart(ctx context.Context, units ...string) error {
 type hostAppData struct {
 	*Host
 	manager *apps.Manager
+	// root is the directory that stands for "/".
+	root string
+}
+
+func (h *Host) appData(m *apps.Manager) hostAppData {
+	return hostAppData{Host: h, manager: m, root: root}
 }
 
 func (h hostAppData) Hold() func() {
@@ -204,7 +210,7 @@ func (h hostAppData) Hold() func() {
 	return h.replaced.gate.Unlock
 }
 
-func (hostAppData) Dir(folder string) string { return folder }
+func (h hostAppData) Dir(folder string) string { return filepath.Join(h.root, folder) }
 
 // Stop also stops what starts the application again, its sockets, and with the helpers what
 // it runs.

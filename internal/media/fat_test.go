@@ -60,6 +60,12 @@ func TestReadFAT_Damaged_IsAnError(t *testing.T) {
 			r := raw[le.Uint32(raw[44:])*4096+4096:]
 			le.PutUint16(r[32+26:], uint16(le.Uint32(raw[44:])))
 		},
+		"file in circle": func(raw []byte) {
+			i := bytes.Index(raw, append([]byte("F0000000EFI"), 0)) // the file in the folder
+			first := le.Uint16(raw[i+26:])
+			le.PutUint32(raw[i+28:], 0xffffffff)
+			le.PutUint32(raw[table+4*int(first):], uint32(first))
+		},
 		"root in circle": func(raw []byte) {
 			first := le.Uint32(raw[44:])
 			le.PutUint32(raw[table+4*first:], first)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -77,7 +78,11 @@ func ReadTable(image io.ReaderAt, size int64) (Table, error) {
 		if s+gptHeader > size {
 			break
 		}
-		if err := readAt(image, block, s); err != nil {
+		err := readAt(image, block, s)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			break // a stream, whose size was not known
+		}
+		if err != nil {
 			return Table{}, fmt.Errorf("looking for the partition table: %w", err)
 		}
 		if !bytes.HasPrefix(block, []byte(gptMagic)) {

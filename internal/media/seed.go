@@ -298,19 +298,20 @@ type stream struct {
 	over bool // the input has ended
 }
 
-// next reads up to n bytes; beyond the end of the input of a plan with a size they are zeros.
-func (s *stream) next(n int64) ([]byte, error) {
+// next fills data; beyond the end of the input of a plan with a size that is with zeros.
+func (s *stream) next(data []byte) ([]byte, error) {
 	if err := s.ctx.Err(); err != nil {
 		return nil, err
 	}
-	data := make([]byte, n)
 	if s.over {
+		clear(data)
 		return data, nil
 	}
 	got, err := io.ReadFull(s.in, data)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		s.over = true
+		clear(data[got:])
 		if s.size == 0 {
 			data = data[:got]
 		}
@@ -330,8 +331,9 @@ func (s *stream) write(data []byte) error {
 }
 
 func (s *stream) copyTo(end int64) error {
+	buffer := make([]byte, grain)
 	for s.at < end && !(s.over && s.size == 0) {
-		data, err := s.next(min(grain, end-s.at))
+		data, err := s.next(buffer[:min(grain, end-s.at)])
 		if err != nil {
 			return err
 		}
@@ -343,7 +345,7 @@ func (s *stream) copyTo(end int64) error {
 }
 
 func (s *stream) rewrite(r Rewrite) error {
-	old, err := s.next(r.Size)
+	old, err := s.next(make([]byte, r.Size))
 	if err != nil {
 		return err
 	}

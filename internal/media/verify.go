@@ -67,7 +67,7 @@ func Compare(ctx context.Context, image io.ReaderAt, size int64, m release.Manif
 		} else {
 			continue
 		}
-		problem, err := comparePart(ctx, data, part)
+		problem, err := comparePart(ctx, data, part, part.Type != release.TypeUpdateEFI)
 		if err != nil {
 			return nil, fmt.Errorf("reading %s of the image: %w", where, err)
 		}
@@ -99,14 +99,28 @@ var usual = regexp.MustCompile(`^(efi/boot/boot(x64|aa64)\.efi|efi/systemd/syste
 
 func isUsual(path string) bool { return usual.MatchString(path) }
 
-func comparePart(ctx context.Context, data *io.SectionReader, part release.Part) (string, error) {
+// comparePart gives what is wrong with a part. A partition may go on behind it, with zeros:
+// a release leaves out what its content does not use.
+func comparePart(ctx context.Context, data *io.SectionReader, part release.Part, partition bool) (string, error) {
 	if data == nil {
 		return "it is not there", nil
 	}
-	if data.Size() != part.Size {
+	if data.Size() < part.Size || data.Size() > part.Size && !partition || part.Size < 0 {
 		return fmt.Sprintf("it has %d bytes, the release says %d", data.Size(), part.Size), nil
 	}
-	sum, err := hashOf(ctx, data)
+	for at := part.Size; at < data.Size(); at += grain {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		behind := make([]byte, min(grain, data.Size()-at))
+		if err := readAt(data, behind, at); err != nil {
+			return "", err
+		}
+		if !isZero(behind) {
+			return fmt.Sprintf("something lies behind the %d bytes of the release", part.Size), nil
+		}
+	}
+	sum, err := hashOf(ctx, io.NewSectionReader(data, 0, part.Size))
 	if err != nil {
 		return "", err
 	}

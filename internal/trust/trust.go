@@ -46,7 +46,8 @@ type Input struct {
 	// Certificates are those of the firmware's variables.
 	Certificates []api.SecureBootCertificate
 	TPM          TPMKind
-	// PCRMismatch is true when the TPM will not open the volumes at the next start.
+	// PCRMismatch is true when the firmware's event log does not give the value of register
+	// 7 that the TPM has: what the next start measures cannot be known then.
 	PCRMismatch bool
 	// CommandLine is the content of /proc/cmdline.
 	CommandLine string
@@ -117,7 +118,8 @@ func Reasons(in Input) []string {
 	return reasons
 }
 
-// tpmStatus: a root that took a recovery key means that the TPM refused.
+// tpmStatus: a root that took a recovery key means that the TPM refused, whatever the log
+// says: after a change of keys it fits the TPM, and the volumes do not.
 func tpmStatus(in Input) string {
 	refused := slices.ContainsFunc(in.Volumes, func(v Volume) bool { return v.Name == "root" && v.ByRecovery })
 	switch {

@@ -50,6 +50,7 @@ func TestEvaluate_OnePartOff_SaysWhichAndBlowsTheFuse(t *testing.T) {
 			"test variant: its command line accepts credentials from outside", "ok", true},
 		"no root hash": {func(in *trust.Input) { in.CommandLine = "rw" }, "the command line names no root hash of /usr", "ok", true},
 		"plain root":   {func(in *trust.Input) { in.Volumes = in.Volumes[1:] }, "root is not encrypted", "ok", true},
+		"log":          {func(in *trust.Input) { in.PCRMismatch, in.SecureBoot = true, false }, "Secure Boot is disabled", "pcr mismatch", true},
 		"two":          {func(in *trust.Input) { in.TPM, in.SecureBoot = trust.SoftwareTPM, false }, "using swtpm, Secure Boot is disabled", "swtpm", true},
 		"once before": {func(in *trust.Input) { in.FuseBlown = true },
 			"no current issues, but system was previously in an untrusted state", "ok", false},
@@ -101,5 +102,16 @@ func TestUsrRootHash_CommandLine_GivesTheHashOfTheKernel(t *testing.T) {
 		if got := trust.UsrRootHash(line); got != want {
 			t.Errorf("%q: got %q, want %q", line, got, want)
 		}
+	}
+}
+
+// A log that does not fit the TPM is a matter of predicting the next start: what runs is as
+// trusted as before.
+func TestEvaluate_LogDoesNotFit_MismatchesAndStaysTrusted(t *testing.T) {
+	in := good()
+	in.PCRMismatch = true
+	got := trust.Evaluate(in)
+	if diff := cmp.Diff([]any{"pcr mismatch", true, false}, []any{got.State.TPMStatus, got.State.SystemStateIsTrusted, got.BlowFuse}); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -23,6 +23,8 @@ type Ports struct {
 	Settings Settings
 	Journal  Journal
 	Events   Events
+	// Keys may be nil: the firmware's keys are then left alone.
+	Keys Keys
 }
 
 // Agent carries updates out, one step at a time. All fields are set before the first
@@ -50,6 +52,8 @@ type Agent struct {
 	machine Machine
 	checks  []health.Result
 	loop    pace
+	// keysRestart is why the firmware's keys need a restart; empty when they do not.
+	keysRestart string
 }
 
 // Snapshot is everything about updates that can be shown.

@@ -63,7 +63,7 @@ func (a *Agent) Check(ctx context.Context, o CheckOptions) error {
 		return err
 	}
 	// An application that could not be updated does not hold up the restart.
-	return errors.Join(err, a.rebootIfWanted(ctx, config, o))
+	return errors.Join(err, a.rebootForKeys(ctx, config, o), a.rebootIfWanted(ctx, config, o))
 }
 
 // open tells whether a window is, and when the next one will be. Windows that cannot be
@@ -123,6 +123,9 @@ func (a *Agent) checkOS(ctx context.Context, config osapi.UpdateConfig, o CheckO
 	found, err := a.Releases.Newest(ctx, config.Channel, o.Manual)
 	if err != nil {
 		return "", a.fail(ctx, fmt.Errorf("looking for the newest release of channel %q: %w", config.Channel, err))
+	}
+	if restart := a.checkKeys(ctx, found); restart != "" {
+		return "", a.step(OnNothing, func(d *Document) { d.decide(a.decision("wrote Secure Boot keys", restart, "a restart comes first")) })
 	}
 	take, why, err := choose(found, a.Architecture, a.Snapshot().Document, m, o.Force && o.Manual)
 	switch {

@@ -90,7 +90,7 @@ func (x *Indexed) manifest(found release.Update) release.Manifest {
 			continue
 		}
 		switch file.Type {
-		case release.TypeUpdateEFI, release.TypeUpdateUsr, release.TypeUpdateUsrVerity, release.TypeUpdateUsrSignature, release.TypeApplication:
+		case release.TypeUpdateEFI, release.TypeUpdateUsr, release.TypeUpdateUsrVerity, release.TypeUpdateUsrSignature, release.TypeApplication, release.TypeUpdateSecureBoot:
 			m.Parts = append(m.Parts, release.Part{
 				Name: name, Component: file.Component, Type: file.Type,
 				Full: release.Blob{Path: found.Version + "/" + file.Filename, Size: file.Size, SHA256: file.SHA256},
