@@ -100,7 +100,9 @@ func TestClient_EachMethod_AsksForItsPath(t *testing.T) {
 			asked{Method: "GET", Path: "/os/1.0/system/update"}},
 		"check update": {func(ctx context.Context, c *Client) error { return c.CheckUpdate(ctx, api.UpdateCheckPost{}) }, `{}`,
 			asked{Method: "POST", Path: "/os/1.0/system/update/:check"}},
-		"check os": {func(ctx context.Context, c *Client) error { return c.CheckUpdate(ctx, api.UpdateCheckPost{OSOnly: true}) }, `{}`,
+		"check os": {func(ctx context.Context, c *Client) error {
+			return c.CheckUpdate(ctx, api.UpdateCheckPost{OSOnly: true})
+		}, `{}`,
 			asked{Method: "POST", Path: "/os/1.0/system/update/:check", Body: `{"os_only":true}`}},
 		"set provider": {func(ctx context.Context, c *Client) error {
 			return c.SetProvider(ctx, api.ProviderConfig{Name: "images"}, "")

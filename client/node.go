@@ -63,6 +63,16 @@ func (c *Client) CheckApplication(ctx context.Context, name string) error {
 	return c.applicationAction(ctx, name, ":check-update")
 }
 
+// SwitchApplication asks the node to go to another version that it has; empty is the one
+// before. It does not wait for it.
+func (c *Client) SwitchApplication(ctx context.Context, name, version string) error {
+	p, err := ApplicationPath(name)
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, http.MethodPost, p+"/:switch-version", os.ApplicationVersionPost{Version: version}, "")
+}
+
 func (c *Client) applicationAction(ctx context.Context, name, action string) error {
 	p, err := ApplicationPath(name)
 	if err != nil {

@@ -45,3 +45,11 @@ type ApplicationsPost struct {
 	// Name is the application to install, as "incus".
 	Name string `json:"name" yaml:"name"`
 }
+
+// ApplicationVersionPost is the body of POST /1.0/applications/{name}/:switch-version; it
+// may be empty.
+type ApplicationVersionPost struct {
+	// Version is one of state.available_versions; default the newest that is older than the
+	// one that runs.
+	Version string `json:"version,omitempty" yaml:"version,omitempty"`
+}

@@ -39,7 +39,7 @@ const (
 var own = []string{"machine-id", "trusted-fuse-blown", "image-auth.key", markerFile}
 
 // ownDocuments are documents about the machine: what its slots hold and how an update goes.
-var ownDocuments = []string{"update-agent"}
+var ownDocuments = []string{"secure-boot", "update-agent"}
 
 // ownDocument tells a file of such a document, with its copies.
 func ownDocument(base string) bool {

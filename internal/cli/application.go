@@ -17,7 +17,7 @@ func applicationCommand(n *connection) *cobra.Command {
 	c := group("application", "Manage the applications of a node",
 		"  holdfast node application list\n  holdfast node application add incus",
 		applicationListCommand(n), applicationShowCommand(n), applicationAddCommand(n), applicationEditCommand(n),
-		applicationRestartCommand(n), applicationRemoveCommand(n), applicationCheckCommand(n), applicationBackupCommand(n), applicationRestoreCommand(n), applicationResetCommand(n))
+		applicationRestartCommand(n), applicationRemoveCommand(n), applicationCheckCommand(n), applicationSwitchCommand(n), applicationBackupCommand(n), applicationRestoreCommand(n), applicationResetCommand(n))
 	c.Aliases = []string{"applications", "app"}
 	return c
 }
@@ -174,6 +174,21 @@ func applicationRemoveCommand(n *connection) *cobra.Command {
 	}
 	c = actCommand(n, c, "Application %s is removed", onApplication((*client.Client).RemoveApplication))
 	return confirmed(n.env, c, "Remove application %s?")
+}
+
+func applicationSwitchCommand(n *connection) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "switch-version APPLICATION [VERSION]",
+		Short: "Go to another version of an application that the node has, by default the one before",
+		Long: "Go to another version of an application that the node has, by default the newest that is\n" +
+			"older than the one that runs. It stays there until a newer release comes.",
+		Example:           "  holdfast node application switch-version incus\n  holdfast node application switch-version incus 202611220104",
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: n.completeApplications,
+	}
+	return actCommand(n, c, "The node switches %s", func(c *cobra.Command, node *client.Client, args []string) error {
+		return node.SwitchApplication(c.Context(), args[0], strings.Join(args[1:], ""))
+	})
 }
 
 func applicationCheckCommand(n *connection) *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,7 +56,7 @@ func actCommand(n *connection, c *cobra.Command, done string, act func(*cobra.Co
 			return err
 		}
 		words := []any{}
-		for _, a := range args {
+		for _, a := range args[:min(len(args), strings.Count(done, "%s"))] {
 			words = append(words, clean(a))
 		}
 		_, err = fmt.Fprintf(n.env.Stdout, done+"\n", words...)

@@ -25,7 +25,8 @@ func releaseCommand(env *Env) *cobra.Command {
 		"  holdfast release publish .build/release\n  holdfast release serve .build/release",
 		releasePublishCommand(env), releasePromoteCommand(env), releaseDemoteCommand(env), releaseSeverityCommand(env),
 		releasePruneCommand(env), releaseListCommand(env), releaseVerifyCommand(env), releaseExportCommand(env),
-		releaseServeCommand(env), releaseKeysCommand(env), releaseRefreshCommand(env), releaseRotateCommand(env))
+		releaseServeCommand(env), releaseKeysCommand(env), releaseRefreshCommand(env), releaseRotateCommand(env),
+		releaseSecureBootCommand(env))
 }
 
 func releasePublishCommand(env *Env) *cobra.Command {

@@ -35,13 +35,15 @@ type phase struct {
 	limit time.Duration
 	run   func(context.Context) error
 	// begins says when: inTurn or together.
-	begins bool
+	begins begins
 }
 
-// When a phase begins: after all before it have ended, or with the one before it.
+// begins is when a phase begins: after all before it have ended, or with the one before it.
+type begins int
+
 const (
-	inTurn   = false
-	together = true
+	inTurn begins = iota
+	together
 )
 
 // bootRecord is what has happened so far. It may be read while the phases run.

@@ -318,6 +318,17 @@ func (f *fakeUpdates) Check(_ context.Context, post osapi.UpdateCheckPost) error
 	return f.did(fmt.Sprintf("check for updates %t %t", post.OSOnly, post.Force))
 }
 
+func (f fakeApps) FindVersion(_ context.Context, _, version string) (string, error) {
+	if version == "none" {
+		return "", fmt.Errorf("%w: no such version to switch to", daemon.ErrInvalid)
+	}
+	return "202611220003", nil
+}
+
+func (f fakeApps) SwitchVersion(_ context.Context, name, version string) error {
+	return f.did("switch " + name + " " + version)
+}
+
 func (f fakeApps) StartAll(context.Context) error { return f.did("applications") }
 
 func (f fakeApps) Ensure(_ context.Context, seeded []string) error {

@@ -99,6 +99,20 @@ func (d *Daemon) checkApplication(r *httpapi.Request) (any, error) {
 	return d.applicationAction(r, "updating", d.machine.AppUpdates.Check)
 }
 
+func (d *Daemon) switchVersion(r *httpapi.Request) (any, error) {
+	if err := d.applicationExists(r); err != nil {
+		return nil, err
+	}
+	name := r.Var("name")
+	version, err := d.machine.AppUpdates.FindVersion(r.Context(), name, httpapi.Body[osapi.ApplicationVersionPost](r).Version)
+	if err != nil {
+		return nil, coded(err)
+	}
+	return d.behind("switching application "+name+" to "+version, func(ctx context.Context) error {
+		return d.machine.AppUpdates.SwitchVersion(ctx, name, version)
+	}), nil
+}
+
 func (d *Daemon) applicationAction(r *httpapi.Request, what string, do func(context.Context, string) error) (any, error) {
 	if err := d.applicationExists(r); err != nil {
 		return nil, err

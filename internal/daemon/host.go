@@ -254,11 +254,20 @@ func (h hostApps) Check(ctx context.Context, name string) error {
 	return err
 }
 
+func (h hostApps) FindVersion(_ context.Context, name, version string) (string, error) {
+	found, err := h.manager.FindVersion(name, version)
+	return found, appError(err)
+}
+
+func (h hostApps) SwitchVersion(ctx context.Context, name, version string) error {
+	return appError(h.manager.SwitchVersion(ctx, name, version))
+}
+
 func appError(err error) error {
 	for _, pair := range []struct{ cause, kind error }{
 		{apps.ErrUnknown, ErrNotFound}, {apps.ErrNotInstalled, ErrNotFound}, {apps.ErrInstalled, ErrConflict},
 		{apps.ErrPrimary, ErrInvalid}, {apps.ErrSecondPrimary, ErrInvalid}, {apps.ErrNeeded, ErrConflict},
-		{apps.ErrUnsupported, ErrUnsupported},
+		{apps.ErrUnsupported, ErrUnsupported}, {apps.ErrNoVersion, ErrInvalid},
 	} {
 		if errors.Is(err, pair.cause) {
 			return fmt.Errorf("%w: %w", pair.kind, err)

@@ -148,6 +148,11 @@ type AppUpdates interface {
 	Ensure(ctx context.Context, seeded []string) error
 	// Check brings one application to the newest release of the channel.
 	Check(ctx context.Context, name string) error
+	// FindVersion gives the version that a switch would lead to; empty asks for the one
+	// before: ErrInvalid.
+	FindVersion(ctx context.Context, name, version string) (string, error)
+	// SwitchVersion goes to a version on disk.
+	SwitchVersion(ctx context.Context, name, version string) error
 }
 
 // Power ends or pauses the run of the machine.

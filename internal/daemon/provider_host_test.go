@@ -25,7 +25,11 @@ import (
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/imageauth"
 	"github.com/holdfast-os/holdfast/internal/listener"
+	"github.com/holdfast-os/holdfast/internal/updater"
 )
+
+// Current is what everybody takes releases from.
+func (p *Provider) Current() (updater.Source, error) { return p.current() }
 
 // granted is a provider whose manager comes with a certificate.
 type granted struct {
@@ -38,9 +42,10 @@ func (g granted) Manager() string { return g.certificate }
 
 // In an emergency the manager gets in beside those that the owner has named.
 func TestFallbackListener_Manager_IsLetInAsLongAsTheNodeBelongsToIt(t *testing.T) {
-	block, _ := pem.Decode([]byte(pemCertificate))
+	_, der := rsaCertificate(t)
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der.Raw}))
 	var d Daemon
-	for name, want := range map[string][]listener.Fingerprint{"": nil, pemCertificate: {sha256.Sum256(block.Bytes)}} {
+	for name, want := range map[string][]listener.Fingerprint{"": nil, text: {sha256.Sum256(der.Raw)}} {
 		d.machine.Provider = granted{certificate: name}
 		if diff := cmp.Diff(want, d.trustedClients(osapi.FallbackListenerConfig{})); diff != "" {
 			t.Error(diff)
@@ -143,21 +148,28 @@ func TestAuthorization_EachRequest_GetsAProofForItsServerAlone(t *testing.T) {
 	}
 }
 
-func authenticator(t *testing.T) *imageauth.Authenticator {
+// rsaCertificate makes a key, and a certificate for it.
+func rsaCertificate(t *testing.T) (*rsa.PrivateKey, *x509.Certificate) {
 	t.Helper()
-	server, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "images"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &server.PublicKey, server)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	recipient, err := x509.ParseCertificate(der)
+	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return key, certificate
+}
+
+func authenticator(t *testing.T) *imageauth.Authenticator {
+	t.Helper()
+	_, recipient := rsaCertificate(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

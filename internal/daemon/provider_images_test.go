@@ -30,6 +30,9 @@ const machineID = "0123456789abcdef0123456789abcdef"
 // imageServer takes registrations with the token of imageToken.
 type imageServer struct {
 	*httptest.Server
+	// first is closed with the first request.
+	first chan struct{}
+
 	mu       sync.Mutex
 	requests []string
 }
@@ -38,10 +41,13 @@ const imageToken = "a-token-for-images"
 
 func newImageServer(t *testing.T) *imageServer {
 	t.Helper()
-	s := &imageServer{}
+	s := &imageServer{first: make(chan struct{})}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if len(s.requests) == 0 {
+			defer close(s.first)
+		}
 		s.requests = append(s.requests, r.Method+" "+r.URL.Path)
 		var body map[string]string
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body["machine_id"] != machineID || body["token"] != imageToken {
@@ -143,14 +149,7 @@ func TestProvider_ImageServerOfTheSeed_IsToldBeforeTheNodeIsReady(t *testing.T) 
 	s, w := newImageServer(t), newWorld()
 	seed := s.config(imageToken)
 	w.seed.provider, w.seed.apps = &seed, []string{"incus"}
-	release := make(chan struct{})
-	w.block["ensure"] = release // applications wait for the server
-	go func() {
-		for len(s.asked()) == 0 {
-			w.log()
-		}
-		close(release)
-	}()
+	w.block["ensure"] = s.first // without the server there are no applications
 	n := startManaged(t, w, newProvingHands(t, w), nil)
 	for !n.provider(t).State.Registered {
 		n.log()

@@ -47,6 +47,27 @@ func TestProvider_OperationsCenter_RegistersAndLetsItIn(t *testing.T) {
 	}
 }
 
+// Releases and applications come from the manager, and from nowhere once it is left.
+func TestProvider_Releases_ComeFromTheManager(t *testing.T) {
+	m, w := newManager(t), newWorld()
+	m.Publish(octest.Release{UUID: "00000000-0000-4000-8000-000000000001", Version: "202611290104", Channels: []string{"testing"}, Files: []octest.File{
+		{Filename: "x86_64/incus.raw.gz", Component: "incus", Type: "application", Architecture: "x86_64", Content: []byte("incus")}}})
+	n := startManaged(t, w, newHands(t, w), nil)
+	n.must(t, m.config(), "")
+	source, err := n.source.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := source.Newest(t.Context(), "testing", true)
+	if err != nil || found.Manifest.Version != "202611290104" || len(found.Manifest.Parts) != 1 || found.Manifest.Parts[0].Name != "incus.raw" {
+		t.Errorf("%+v, %v", found, err)
+	}
+	n.must(t, images, "")
+	if source, err := n.source.Current(); err == nil || !strings.Contains(err.Error(), "no release server is configured") {
+		t.Errorf("%v, %v", source, err)
+	}
+}
+
 // Whoever may read must not be able to register nodes.
 func TestProvider_Token_IsShownNowhere(t *testing.T) {
 	m, w := newManager(t), newWorld()
@@ -232,19 +253,31 @@ func TestProvider_MovingAwayTakenBack_BelongsToTheManagerAgain(t *testing.T) {
 	}
 }
 
-// The same, while the manager cannot be reached: what was taken back must be had again.
-func TestProvider_TakenBackWhileTheManagerIsGone_BelongsToItAgain(t *testing.T) {
-	m, w := newManager(t), newWorld()
-	n := startManaged(t, w, newHands(t, w), nil)
-	n.must(t, m.config(), "")
-	n.must(t, images, "?confirmation_timeout=1m")
-	m.http.CloseClientConnections()
-	m.http.Close()
-	if code, message, _ := call(t, n.fixture, "POST", "/1.0/system/config/:revert", ""); code != 200 {
-		t.Fatal(message)
-	}
-	if got := n.provider(t).State; !got.Registered || !n.hands.trusts(m.granted.pem) {
-		t.Errorf("%+v", got)
+// The same, while the manager cannot be reached, or nobody could reach the node: what was
+// taken back must be had again.
+func TestProvider_TakenBackWhileCutOff_BelongsToItAgain(t *testing.T) {
+	for name, cut := range map[string]func(*manager, *managed){
+		"the manager is gone": func(m *manager, _ *managed) {
+			m.http.CloseClientConnections()
+			m.http.Close()
+		},
+		"the node has no address": func(_ *manager, n *managed) {
+			n.hands.mu.Lock()
+			n.hands.noAddress = true
+			n.hands.mu.Unlock()
+		},
+	} {
+		m, w := newManager(t), newWorld()
+		n := startManaged(t, w, newHands(t, w), nil)
+		n.must(t, m.config(), "")
+		n.must(t, images, "?confirmation_timeout=1m")
+		cut(m, n)
+		if code, message, _ := call(t, n.fixture, "POST", "/1.0/system/config/:revert", ""); code != 200 {
+			t.Fatalf("%s: %s", name, message)
+		}
+		if got := n.provider(t).State; !got.Registered || !n.hands.trusts(m.granted.pem) {
+			t.Errorf("%s: %+v", name, got)
+		}
 	}
 }
 
@@ -360,8 +393,11 @@ func TestProvider_PinDoesNotHold_IsTakenOutOfTheConfiguration(t *testing.T) {
 	c := m.config()
 	c.Config["server_certificate"] = m.granted.pem // which it showed long ago
 	n.must(t, c, "")
+	limit := time.After(20 * time.Second)
 	for getAs[osapi.ConfigurationDocument](t, n.fixture, "/1.0/system/config").State.Number < 2 {
 		select {
+		case <-limit:
+			t.Fatalf("the pin is still there: %q", n.told())
 		case <-n.pauses: // the change of the owner was still under way
 		case n.again <- time.Time{}:
 		default:

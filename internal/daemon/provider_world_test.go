@@ -201,8 +201,9 @@ func (u tellingUpdates) Run(ctx context.Context, _ <-chan struct{}, tell func(up
 // managed is a node that can belong to a manager.
 type managed struct {
 	*fixture
-	hands *hands
-	tell  chan update.Notice
+	hands  *hands
+	source *daemon.Provider
+	tell   chan update.Notice
 	// pauses and again are the clock of what the provider tries again.
 	pauses chan time.Duration
 	again  chan time.Time
@@ -225,6 +226,7 @@ func startManaged(t *testing.T, w *world, h *hands, docs *memory) *managed {
 			n.pauses <- d
 			return n.again
 		}})
+	n.source = provider
 	n.daemon = daemon.New(daemon.Options{
 		Root: n.root, Documents: documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(n.root, "audit")) }, Clock: n.clock.clock(), Log: quiet,
 		Machine: daemon.Machine{

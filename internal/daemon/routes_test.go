@@ -247,12 +247,13 @@ func TestApi_PutProviderThatCannotBeKept_GoesBack(t *testing.T) {
 // The answer must reach the caller before the node, or Incus that carries it, goes away.
 func TestApi_Actions_AnswerFirstAndActAMomentLater(t *testing.T) {
 	for path, event := range map[string]string{
-		"/1.0/system/:poweroff":                 "poweroff",
-		"/1.0/system/:reboot":                   "reboot",
-		"/1.0/system/:suspend":                  "suspend",
-		"/1.0/system/update/:check":             "check for updates false false",
-		"/1.0/applications/incus/:restart":      "restart incus",
-		"/1.0/applications/incus/:check-update": "check incus",
+		"/1.0/system/:poweroff":                   "poweroff",
+		"/1.0/system/:reboot":                     "reboot",
+		"/1.0/system/:suspend":                    "suspend",
+		"/1.0/system/update/:check":               "check for updates false false",
+		"/1.0/applications/incus/:restart":        "restart incus",
+		"/1.0/applications/incus/:check-update":   "check incus",
+		"/1.0/applications/incus/:switch-version": "switch incus 202611220003",
 	} {
 		t.Run(path, func(t *testing.T) {
 			f := ready(t)

@@ -187,6 +187,9 @@ func (e *espPrograms) read(f *keyupdate.Facts) error {
 		program, err := e.program(name, ukis[name])
 		if err != nil {
 			f.State.Unread[name] = err.Error()
+			if ukis[name] || e.isLoader(name) {
+				f.Unknown = append(f.Unknown, name)
+			}
 			continue
 		}
 		f.State.Images = append(f.State.Images, program.Image)

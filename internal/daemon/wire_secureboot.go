@@ -104,8 +104,14 @@ func (s hostSecureBoot) State() (*osapi.SecureBootState, error) {
 	if err != nil || doc.Stage == "" {
 		return nil, err
 	}
+	id, err := updater.BootID()
+	if err != nil {
+		return nil, err
+	}
+	// What was written in an earlier start has had its restart.
+	waits := doc.Stage == keyupdate.Restart && doc.Written != nil && doc.Written.BootID == id
 	return &osapi.SecureBootState{
-		Version: doc.Version, FullyApplied: doc.FullyApplied(), NeedsReboot: doc.Stage == keyupdate.Restart,
+		Version: doc.Version, FullyApplied: doc.FullyApplied(), NeedsReboot: waits,
 		Stage: string(doc.Stage), Status: doc.Reason, Notes: doc.Notes,
 	}, nil
 }

@@ -77,6 +77,7 @@ func TestESP_Programs_AreToldApart(t *testing.T) {
 		"EFI/Linux/.#sysupdate123.efi":                       "unfinished",
 		"EFI/other/grub.efi":                                 program(".text", "grub"),
 		"EFI/other/broken.efi":                               "MZ",
+		"EFI/Linux/" + layout.Name + "_202611240104.efi":     "MZ",
 		"FSCK0000.REC":                                       "junk",
 	})
 	var f keyupdate.Facts
@@ -92,9 +93,10 @@ func TestESP_Programs_AreToldApart(t *testing.T) {
 	const a, b = "EFI/Linux/" + layout.Name + "_202611220104.efi", "EFI/Linux/" + layout.Name + "_202611230104+3-0.efi"
 	keys := strings.Repeat("a", 64)
 	got := map[string]any{"loaders": names(f.Loaders), "ukis": names(f.UKIs), "running": f.UKI, "images": len(f.State.Images), "unread": len(f.State.Unread),
-		"broken": f.State.Unread["EFI/other/broken.efi"] != "", "trial": f.OnTrial, "keys": len(e.policyKeys())}
-	want := map[string]any{"loaders": []string{"EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"}, "ukis": []string{b + keys, a + keys},
-		"running": a, "images": 5, "unread": 1, "broken": true, "trial": false, "keys": 2}
+		"broken": f.State.Unread["EFI/other/broken.efi"] != "", "trial": f.OnTrial, "keys": len(e.policyKeys()), "unknown": f.Unknown}
+	want := map[string]any{"loaders": []string{"EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"}, "ukis": []string{a + keys, b + keys},
+		"running": a, "images": 5, "unread": 2, "broken": true, "trial": false, "keys": 2,
+		"unknown": []string{"EFI/Linux/" + layout.Name + "_202611240104.efi"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

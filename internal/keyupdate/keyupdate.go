@@ -89,6 +89,9 @@ type Facts struct {
 	// the ones that were started.
 	Loaders, UKIs []Program
 	Loader, UKI   string
+	// Unknown are boot loaders and UKIs that could not be read: what they would measure is
+	// not known, so nothing is written and no binding removed while there are any.
+	Unknown []string
 }
 
 // Machine observes the node and writes to its firmware.

@@ -274,6 +274,15 @@ func TestApply_LogDoesNotFit_WritesNothing(t *testing.T) {
 	}
 }
 
+// A UKI that cannot be read may start all the same: what it would measure is not known.
+func TestApply_ProgramCannotBeRead_WritesNothing(t *testing.T) {
+	w := newWorld()
+	w.unknown = []string{"EFI/Linux/x.efi"}
+	if _, err := w.updater().Apply(t.Context(), archive(t, "db+next by KEK"), ""); err == nil || has(t, w.variables["db"], "next") || len(w.tokens) != 1 {
+		t.Errorf("got %v, %d bindings", err, len(w.tokens))
+	}
+}
+
 // dbx that came from elsewhere while the node ran (firmware tools, another system): nothing
 // is written, what comes of it is bound, and the node does not restart by itself.
 func TestStart_VariableChangedByOthers_IsBoundAndNotRestarted(t *testing.T) {

@@ -51,6 +51,9 @@ func (u *Updater) look(ctx context.Context, doc Document) (*view, error) {
 	if v.doubt == nil && v.present.PCR7 != facts.PCR7 {
 		v.doubt = fmt.Errorf("how this node was started (%s) is not among what it may start as", startName(v.Loader, v.UKI))
 	}
+	if v.doubt == nil && len(facts.Unknown) > 0 {
+		v.doubt = fmt.Errorf("predicting PCR %d: %s on the ESP cannot be read, and might start: remove or repair that file", pcr.Policy, facts.Unknown[0])
+	}
 	tokens, err := u.Disk.Tokens(ctx)
 	if err != nil {
 		return nil, err

@@ -123,14 +123,15 @@ type world struct {
 	// signed are the keys whose signatures the running UKI has; others are more UKIs.
 	signed []string
 	others []keyupdate.Program
+	// unknown are programs that cannot be read.
+	unknown []string
 	// store is what the firmware makes of an update; refuse whether it takes it at all.
 	store  func(old, added []byte) []byte
 	refuse map[string]error
 
-	ops  int
-	at   int
-	did  string
-	last string
+	ops int
+	at  int
+	did string
 }
 
 func image(name, by string) secureboot.Image {
@@ -210,7 +211,8 @@ func (w *world) Look(context.Context) (keyupdate.Facts, error) {
 	f := keyupdate.Facts{
 		BootID: fmt.Sprint("boot ", w.boot), OpenedByTPM: w.opened, OnTrial: w.trial, Log: w.log, PCR7: w.pcr7,
 		Loaders: []keyupdate.Program{loader}, UKIs: append([]keyupdate.Program{uki}, w.others...), Loader: "BOOTX64.EFI", UKI: "R1",
-		State: secureboot.State{Enabled: w.variables["SecureBoot"][0] == 1, Variables: maps.Clone(w.variables), Now: now},
+		Unknown: w.unknown,
+		State:   secureboot.State{Enabled: w.variables["SecureBoot"][0] == 1, Variables: maps.Clone(w.variables), Now: now},
 	}
 	for _, p := range append(f.UKIs, f.Loaders...) {
 		f.State.Images = append(f.State.Images, p.Image)

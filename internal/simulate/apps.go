@@ -158,3 +158,20 @@ func (a applications) Check(ctx context.Context, name string) error {
 	}
 	return a.faults.hit(ctx, "apps.check")
 }
+
+// FindVersion is part of daemon.AppUpdates: there is one version of everything.
+func (a applications) FindVersion(_ context.Context, name, wanted string) (string, error) {
+	found, err := a.one(name)
+	if err != nil {
+		return "", err
+	}
+	if wanted != found.Version {
+		return "", fmt.Errorf("%w: this node has one version of %s only", daemon.ErrInvalid, name)
+	}
+	return wanted, nil
+}
+
+// SwitchVersion is part of daemon.AppUpdates.
+func (a applications) SwitchVersion(ctx context.Context, _, _ string) error {
+	return a.faults.hit(ctx, "apps.check")
+}
