@@ -130,42 +130,50 @@ type UpdateSlot struct {
 
 // UpdateTiming is how long one update took.
 type UpdateTiming struct {
-	// Version is the release, From the one before.
+	// Version is the release.
 	Version string `json:"version" yaml:"version"`
-	From    string `json:"from,omitempty" yaml:"from,omitempty"`
+	// From is the release that ran before.
+	From string `json:"from,omitempty" yaml:"from,omitempty"`
 	// Bytes is what was fetched.
 	Bytes int64 `json:"bytes" yaml:"bytes"`
-	// Fetch, Write, Boot and Gate are in seconds: downloading, writing the slot, from the
-	// restart to the judging, and the judging.
+	// Fetch is how long downloading took, in seconds.
 	Fetch float64 `json:"fetch" yaml:"fetch"`
+	// Write is how long writing the slot took, in seconds.
 	Write float64 `json:"write" yaml:"write"`
-	Boot  float64 `json:"boot" yaml:"boot"`
-	Gate  float64 `json:"gate" yaml:"gate"`
+	// Boot is from the restart to the judging, in seconds; 0 when it is not known.
+	Boot float64 `json:"boot" yaml:"boot"`
+	// Gate is how long the judging took, in seconds.
+	Gate float64 `json:"gate" yaml:"gate"`
 }
 
 // UpdatePlan is what an update would do: the answer to POST /1.0/system/update/:plan.
 type UpdatePlan struct {
-	// Needed is false when nothing would be done; Why says the reason, also of a refusal.
-	Needed bool   `json:"needed" yaml:"needed"`
-	Why    string `json:"why" yaml:"why"`
-	// Channel is the one that is followed; Version its newest release.
+	// Needed is false when nothing would be done.
+	Needed bool `json:"needed" yaml:"needed"`
+	// Why says the reason, also of a refusal.
+	Why string `json:"why" yaml:"why"`
+	// Channel is the one that is followed.
 	Channel string `json:"channel" yaml:"channel"`
+	// Version is the channel's newest release.
 	Version string `json:"version" yaml:"version"`
 	// Severity is "none", "low", "medium", "high" or "critical".
 	Severity string `json:"severity,omitempty" yaml:"severity,omitempty"`
 	// PublishedAt is when the release was published.
 	PublishedAt time.Time `json:"published_at,omitzero" yaml:"published_at,omitempty"`
-	// RunningVersion runs now, StagedVersion after the next restart.
+	// RunningVersion is the release that runs now.
 	RunningVersion string `json:"running_version" yaml:"running_version"`
-	StagedVersion  string `json:"staged_version,omitempty" yaml:"staged_version,omitempty"`
-	// Bytes is what would be fetched; FullBytes what the same would be as whole files.
-	Bytes     int64 `json:"bytes" yaml:"bytes"`
+	// StagedVersion is the release that runs after the next restart; empty for none.
+	StagedVersion string `json:"staged_version,omitempty" yaml:"staged_version,omitempty"`
+	// Bytes is what would be fetched.
+	Bytes int64 `json:"bytes" yaml:"bytes"`
+	// FullBytes is what the same would be as whole files.
 	FullBytes int64 `json:"full_bytes" yaml:"full_bytes"`
 	// Parts are the files of the release that concern this node.
 	Parts []UpdatePlanPart `json:"parts,omitempty" yaml:"parts,omitempty"`
-	// Changes are the packages that change, by component, against the release ChangesFrom.
-	Changes     map[string]UpdateChanges `json:"changes,omitempty" yaml:"changes,omitempty"`
-	ChangesFrom string                   `json:"changes_from,omitempty" yaml:"changes_from,omitempty"`
+	// Changes are the packages that change, by component.
+	Changes map[string]UpdateChanges `json:"changes,omitempty" yaml:"changes,omitempty"`
+	// ChangesFrom is the release that Changes compare with.
+	ChangesFrom string `json:"changes_from,omitempty" yaml:"changes_from,omitempty"`
 	// CVEs are those that the changes close, sorted.
 	CVEs []string `json:"cves,omitempty" yaml:"cves,omitempty"`
 	// Reboot is true when the release runs after a restart only.
@@ -190,16 +198,20 @@ type UpdatePlanPart struct {
 	How string `json:"how" yaml:"how"`
 	// Why says why so.
 	Why string `json:"why" yaml:"why"`
-	// Bytes is what would be fetched, FullBytes what the whole file would be.
-	Bytes     int64 `json:"bytes" yaml:"bytes"`
+	// Bytes is what would be fetched.
+	Bytes int64 `json:"bytes" yaml:"bytes"`
+	// FullBytes is what the whole file would be.
 	FullBytes int64 `json:"full_bytes" yaml:"full_bytes"`
 }
 
 // UpdateChanges are the packages of a component that change, as "openssl 3.5.1-1" and, for
 // those that are updated, "openssl 3.5.1-1 to 3.5.1-2".
 type UpdateChanges struct {
-	Added   []string `json:"added,omitempty" yaml:"added,omitempty"`
+	// Added are new.
+	Added []string `json:"added,omitempty" yaml:"added,omitempty"`
+	// Updated have another version.
 	Updated []string `json:"updated,omitempty" yaml:"updated,omitempty"`
+	// Removed are gone.
 	Removed []string `json:"removed,omitempty" yaml:"removed,omitempty"`
 }
 

@@ -60,8 +60,10 @@ type Blob struct {
 // Chunks are two files: a list of the pieces in their order, and the pieces themselves,
 // each packed by itself, one behind the other.
 type Chunks struct {
+	// Index is the list of the pieces.
 	Index Blob `json:"index"`
-	Pack  Blob `json:"pack"`
+	// Pack are the pieces.
+	Pack Blob `json:"pack"`
 }
 
 // Delta makes a file out of another one.
@@ -90,12 +92,14 @@ const (
 
 // Document is a file about a release that no node needs to run.
 type Document struct {
+	// Kind says what it is.
 	Kind DocumentKind `json:"kind"`
 	// Component is the part of the product that it is about.
 	Component Component `json:"component,omitempty"`
 	// From is the release that a changelog compares with; empty for the other kinds.
 	From string `json:"from,omitempty"`
-	Blob Blob   `json:"blob"`
+	// Blob is the file.
+	Blob Blob `json:"blob"`
 }
 
 // PackageList is a document of the kind "packages", and the source of the others.
@@ -108,11 +112,15 @@ type PackageList struct {
 
 // Package is one Debian package as it is installed.
 type Package struct {
-	Name         string `json:"name"`
-	Version      string `json:"version"`
+	// Name is the binary package's.
+	Name string `json:"name"`
+	// Version is the binary package's, as Debian writes it.
+	Version string `json:"version"`
+	// Architecture is Debian's name, as "amd64" or "all".
 	Architecture string `json:"architecture"`
-	// Source and SourceVersion are those of the source package that it was built from.
-	Source        string `json:"source"`
+	// Source is the source package that it was built from.
+	Source string `json:"source"`
+	// SourceVersion is that package's version.
 	SourceVersion string `json:"source_version"`
 	// Changes are the newest entries of the Debian changelog that name a CVE, newest
 	// first, at most 50.
@@ -130,9 +138,12 @@ type PackageChange struct {
 // Changelog is a document of the kind "changelog". Its YAML form has the fields of
 // IncusOS' changelogs, and CVEs beside them.
 type Changelog struct {
+	// CurrentVersion is the release that is described.
 	CurrentVersion string `json:"current_version" yaml:"current_version"`
-	PriorVersion   string `json:"prior_version" yaml:"prior_version"`
-	Channel        string `json:"channel" yaml:"channel"`
+	// PriorVersion is the channel's release before it.
+	PriorVersion string `json:"prior_version" yaml:"prior_version"`
+	// Channel is the channel, as "stable".
+	Channel string `json:"channel" yaml:"channel"`
 	// Components is keyed by the component's name.
 	Components map[Component]ComponentChanges `json:"components" yaml:"components"`
 }
@@ -140,8 +151,11 @@ type Changelog struct {
 // ComponentChanges are lines as "openssl 3.5.1-1" (added, removed) and
 // "openssl 3.5.1-1 to 3.5.1-2" (updated), sorted.
 type ComponentChanges struct {
-	Added   []string `json:"added,omitempty" yaml:"added,omitempty"`
+	// Added are packages that are new.
+	Added []string `json:"added,omitempty" yaml:"added,omitempty"`
+	// Updated are packages with another version.
 	Updated []string `json:"updated,omitempty" yaml:"updated,omitempty"`
+	// Removed are packages that are gone.
 	Removed []string `json:"removed,omitempty" yaml:"removed,omitempty"`
 	// CVEs are those that the changelogs of the updated packages name between the two
 	// versions, sorted.

@@ -160,7 +160,11 @@ func checkServers(problems *config.Problems, c map[string]string, choice ImagesC
 		}
 		parsed, err := url.Parse(server)
 		if err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") || parsed.RawQuery != "" || parsed.User != nil {
-			problems.Add("config."+key, "url", "%.100q is not the URL of a release tree, as \"https://releases.example.org/os\"", server)
+			shown := fmt.Sprintf("%.100q", server)
+			if strings.ContainsAny(server, "@?") {
+				shown = "it" // a password or a token may be in it, and this gets into logs
+			}
+			problems.Add("config."+key, "url", "%s is not the URL of a release tree, as \"https://releases.example.org/os\"", shown)
 		}
 	}
 	if choice.Metadata == metadataIndex && len(choice.Servers) > 1 {

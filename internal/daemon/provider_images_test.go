@@ -144,6 +144,18 @@ func TestProvider_ImageServerRefuses_OldProviderStays(t *testing.T) {
 	}
 }
 
+// A mistake in a URL is told in logs and events, which must not show what is secret in it.
+func TestProvider_SecretInTheURL_IsNotRepeated(t *testing.T) {
+	w := newWorld()
+	n := startManaged(t, w, newHands(t, w), nil)
+	for _, url := range []string{"https://node:hunter2@releases.example.org/os", "https://releases.example.org/os?token=hunter2", "https://node:hunter2@:x"} {
+		code, message := n.put(t, osapi.ProviderConfig{Name: "images", Config: map[string]string{"server_url": url}}, "")
+		if want := `config.config.server_url: it is not the URL of a release tree, as "https://releases.example.org/os" (rule url)`; code != 400 || message != want {
+			t.Errorf("%d %s", code, message)
+		}
+	}
+}
+
 // Applications come from that server, so the node is known there before they are fetched.
 func TestProvider_ImageServerOfTheSeed_IsToldBeforeTheNodeIsReady(t *testing.T) {
 	s, w := newImageServer(t), newWorld()

@@ -3,6 +3,7 @@ package simulate
 import (
 	"os"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -19,8 +20,13 @@ func TestMachine_OfANode_HasEveryMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
+	// The daemon answers 501 for what a machine does not have.
+	without := []string{"Backups", "AppData", "Resets", "SecureBoot"}
 	machine := reflect.ValueOf(n.machine())
 	for i := range machine.NumField() {
+		if slices.Contains(without, machine.Type().Field(i).Name) {
+			continue
+		}
 		if machine.Field(i).IsZero() {
 			t.Errorf("daemon.Machine.%s is not set: add it to machine.go", machine.Type().Field(i).Name)
 		}
