@@ -28,6 +28,9 @@ type Release struct {
 	Handle any
 }
 
+// ErrNoFile is a release that does not have the application.
+var ErrNoFile = errors.New("the release does not have this application")
+
 // Provider finds and fetches releases, of its own channel and architecture.
 type Provider interface {
 	// Latest gives the newest release that has the application's file.
