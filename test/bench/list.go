@@ -63,6 +63,8 @@ const (
 	inSeconds
 	// inMilliseconds are seconds too, shown as ms.
 	inMilliseconds
+	// inPieces are counted.
+	inPieces
 )
 
 // choose gives the measurements to take, in the order of the list.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,12 +41,38 @@ func updates() []measurement {
 				Missed: "the bytes come packed with gzip and are unpacked, summed twice and sent through a local server on the way, which dd does not; an update by deltas, the usual one, has less to unpack"},
 			{ID: "update-memory", What: "memory of the process that feeds the slot", Unit: inBytes, Limit: 300e6, Missed: "see its parts"},
 		}},
+		{Name: "powercut", Take: takePowerCuts, Apart: "it starts a machine for each cut, which takes hours", Rows: []metric{
+			{ID: "update-powercut", What: "power cuts during an update after which the node does not come back by itself with all that was there", Unit: inPieces, Limit: 0,
+				Missed: "see its parts"},
+		}},
 		{Name: "return", Take: byHand, Apart: "they are taken by hand out of the tests named in their records", Rows: []metric{
 			{ID: "update-return", What: "bad release to the old one ready", Unit: inSeconds, Limit: 3, Times: true, Against: "a start of the same machine",
 				Missed: "see its parts"},
 		}},
 	}
 }
+
+// powerCuts is at how many writes of an update the power is cut.
+const powerCuts = 40
+
+// takePowerCuts updates a virtual machine and starts it as a power cut at each of many writes
+// would have left it.
+func takePowerCuts(ctx context.Context, b *bench) ([]record, error) {
+	result, err := b.runner(ctx, run.Command{Name: "make", Dir: b.root, Args: []string{"campaign-powercut", fmt.Sprintf("POINTS=%d", powerCuts)}})
+	found := powerCutLine.FindStringSubmatch(string(result.Stdout))
+	if found == nil {
+		return nil, fmt.Errorf("cutting the power: the test said no number: %w", errors.Join(err, errors.New("its output has no line with power_cuts")))
+	}
+	lost, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		return nil, fmt.Errorf("reading the number of failed starts: %w", err)
+	}
+	return []record{{ID: "update-powercut", Value: lost, How: fmt.Sprintf("%s cuts, a third behind writes to the ESP, a third behind writes to a slot, the others behind any write, "+
+		"with what was not flushed lost, kept or torn in turn. What came back, by cut: %s.", found[2], found[3])}}, nil
+}
+
+// powerCutLine is what the test says at its end.
+var powerCutLine = regexp.MustCompile(`NUMBER power_cuts (\d+) of (\d+): (.*)`)
 
 // slotTimes is how often a slot is written.
 const slotTimes = 3

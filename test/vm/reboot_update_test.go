@@ -180,7 +180,6 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 	tree := n.life(t, r)
 	for _, kind := range kinds {
 		bad := tree.add(t, kind)
-		r.releases = append(r.releases, bad)
 		n.stage(t, bad)
 		state := n.reboot(t, machines.version, "returned")
 		i := slices.IndexFunc(state.BadReleases, func(b api.UpdateBadRelease) bool { return b.Version == bad })

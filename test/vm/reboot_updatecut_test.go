@@ -25,7 +25,8 @@ import (
 // afterwards at any write.
 type recording struct {
 	log string
-	// releases may run after a cut; kept is what every cut must leave as it is.
+	// releases are the good ones, oldest first: one of them runs after a cut. kept is what every
+	// cut must leave as it is.
 	releases []string
 	kept     kept
 
@@ -260,8 +261,8 @@ func (r *recording) replay(t *testing.T, n *node, count int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	outcomes := map[string]int{}
-	for i, c := range cuts(disk.Entries, count) {
+	outcomes, moments := map[string]int{}, cuts(disk.Entries, count)
+	for i, c := range moments {
 		t.Run(fmt.Sprintf("%s %s after %d of %d", c.place, c.rest, c.after, len(disk.Entries)), func(t *testing.T) {
 			watched(t, n)
 			if err := machines.cut(t.Context()); err != nil {
@@ -282,13 +283,23 @@ func (r *recording) replay(t *testing.T, n *node, count int) {
 			until(t, 2*bootLimit, "waiting for the node after a power cut", n.ready)
 			answered := time.Since(begun).Round(time.Second)
 			release := r.expectKept(t, n)
-			outcomes[c.place+", unflushed "+c.rest+": release "+fmt.Sprint(slices.Index(r.releases, release))]++
-			t.Logf("cut %d: release %s answered after %s", i, release, answered)
+			which := "the new release"
+			if release == r.releases[0] {
+				which = "the old release"
+			}
+			if !t.Failed() {
+				outcomes[fmt.Sprintf("last write to %s, unflushed %s: %s", c.place, c.rest, which)]++
+			}
+			t.Logf("cut %d of %d: %s answered after %s", i+1, len(moments), which, answered)
 		})
 	}
+	came := 0
+	var said []string
 	for _, outcome := range slices.Sorted(maps.Keys(outcomes)) {
-		t.Logf("%s: %d", outcome, outcomes[outcome])
+		came += outcomes[outcome]
+		said = append(said, fmt.Sprintf("%s %d", outcome, outcomes[outcome]))
 	}
+	t.Logf("NUMBER power_cuts %d of %d: %s", len(moments)-came, len(moments), strings.Join(said, "; "))
 }
 
 // expectKept compares what the node has with what it had, and gives the release that runs.
