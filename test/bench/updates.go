@@ -41,6 +41,9 @@ func updates() []measurement {
 				Missed: "the bytes come packed with gzip and are unpacked, summed twice and sent through a local server on the way, which dd does not; an update by deltas, the usual one, has less to unpack"},
 			{ID: "update-memory", What: "memory of the process that feeds the slot", Unit: inBytes, Limit: 300e6, Missed: "see its parts"},
 		}},
+		{Name: "restart", Take: takeRestart, Rows: []metric{
+			{ID: "restart-lost", What: "requests lost while holdfastd restarts", Unit: inPieces, Limit: 0, Missed: "see its parts"},
+		}},
 		{Name: "powercut", Take: takePowerCuts, Apart: "it starts a machine for each cut, which takes hours", Rows: []metric{
 			{ID: "update-powercut", What: "power cuts during an update after which the node does not come back by itself with all that was there", Unit: inPieces, Limit: 0,
 				Missed: "see its parts"},
@@ -51,6 +54,25 @@ func updates() []measurement {
 		}},
 	}
 }
+
+// takeRestart restarts a simulated node under requests.
+func takeRestart(ctx context.Context, b *bench) ([]record, error) {
+	const test = "TestRestart_RequestsMeanwhile_AreAllAnswered"
+	result, err := b.runner(ctx, run.Command{Name: "go", Dir: b.root, Args: []string{"test", "-count=1", "-v", "./test/api", "-run", "^" + test + "$"}})
+	found := restartLine.FindStringSubmatch(string(result.Stdout))
+	if found == nil {
+		return nil, fmt.Errorf("restarting a node: %s said no number: %w", test, err)
+	}
+	lost, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		return nil, fmt.Errorf("reading the number of lost requests: %w", err)
+	}
+	return []record{{ID: "restart-lost", Value: lost, How: fmt.Sprintf(
+		"%s in test/api: eight clients ask a simulated node without a pause while it is ended and started five times, with a socket that outlives it as systemd's does; of %s requests, the longest restart took %s.", test, found[2], found[3])}}, nil
+}
+
+// restartLine is what the test says at its end.
+var restartLine = regexp.MustCompile(`NUMBER restart_lost (\d+) of (\d+), the longest restart took (\S+)`)
 
 // powerCuts is at how many writes of an update the power is cut.
 const powerCuts = 40
