@@ -17,6 +17,7 @@ func measurements() []measurement {
 		starts(),
 		memories(),
 		apis(),
+		networks(),
 		updates(),
 	)
 }

@@ -49,6 +49,8 @@ func updates() []measurement {
 				Missed: "see its parts"},
 		}},
 		{Name: "return", Take: byHand, Apart: "they are taken by hand out of the tests named in their records", Rows: []metric{
+			{ID: "incus-away", What: "API of Incus away while Incus is updated", Unit: inSeconds, Limit: 5,
+				Missed: "it is the time that Incus itself takes to end and to start, on an emulated processor; nothing but its own start is in it"},
 			{ID: "update-return", What: "bad release to the old one ready", Unit: inSeconds, Limit: 3, Times: true, Against: "a start of the same machine",
 				Missed: "see its parts"},
 		}},
