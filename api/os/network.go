@@ -83,7 +83,7 @@ type NetworkProxyServer struct {
 	Username string `json:"username,omitempty" yaml:"username,omitempty"`
 	// Password is for the auths "basic" and "kerberos", which need one. It is shown
 	// hidden.
-	Password string `json:"password,omitempty" yaml:"password,omitempty"`
+	Password string `json:"password,omitempty" yaml:"password,omitempty" secret:"true"`
 	// Realm is the Kerberos realm, which the auth "kerberos" needs.
 	Realm string `json:"realm,omitempty" yaml:"realm,omitempty"`
 	// UseTLS encrypts what goes to the proxy; default false.
@@ -287,7 +287,7 @@ type NetworkEthernet struct {
 	WakeOnLANModes []string `json:"wakeonlan_modes,omitempty" yaml:"wakeonlan_modes,omitempty"`
 	// WakeOnLANPassword is six bytes in the form of a MAC address, for the mode
 	// "secureon", which needs one. It is shown hidden.
-	WakeOnLANPassword string `json:"wakeonlan_password,omitempty" yaml:"wakeonlan_password,omitempty"`
+	WakeOnLANPassword string `json:"wakeonlan_password,omitempty" yaml:"wakeonlan_password,omitempty" secret:"true"`
 }
 
 // NetworkRoute is a static route.

@@ -24,7 +24,7 @@ type ProviderConfig struct {
 	// server_url, the manager's base URL, https; server_token, which lets the node register, a
 	// secret; server_certificate, the PEM certificate that the manager must show, default one
 	// that the node trusts. A secret is shown as "(kept secret)", and sent back so it stays.
-	Config map[string]string `json:"config,omitempty" yaml:"config,omitempty"`
+	Config map[string]string `json:"config,omitempty" yaml:"config,omitempty" secret:"except=server_url,mirrors,metadata,update_root,update_ca,bandwidth_limit,authentication_by_query_param,server_certificate"`
 }
 
 // ProviderState is what the node knows of its provider.

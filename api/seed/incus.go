@@ -48,7 +48,7 @@ type IncusCertificate struct {
 	// Description is free text; default empty.
 	Description string `json:"description,omitempty"`
 	// TrustToken is a token that the client would show instead of a certificate; default none.
-	TrustToken string `json:"trust_token,omitempty"`
+	TrustToken string `json:"trust_token,omitempty" secret:"true"`
 	// Token asks Incus for a token instead of adding a certificate; default false.
 	Token bool `json:"token,omitempty"`
 }

@@ -99,7 +99,7 @@ type ServerCertificate struct {
 	// Certificate is PEM, with its chain behind.
 	Certificate string `json:"certificate,omitempty"`
 	// Key is the certificate's private key, PEM. It is secret.
-	Key string `json:"key,omitempty"`
+	Key string `json:"key,omitempty" secret:"true"`
 }
 
 // SystemCertificate is a server's TLS certificate with its key and its CA, PEM.
@@ -107,7 +107,7 @@ type SystemCertificate struct {
 	// Certificate is PEM, with its chain behind.
 	Certificate string `json:"certificate,omitempty"`
 	// Key is the certificate's private key, PEM. It is secret.
-	Key string `json:"key,omitempty"`
+	Key string `json:"key,omitempty" secret:"true"`
 	// CA is the PEM certificate of the authority; default none.
 	CA string `json:"ca,omitempty"`
 }
@@ -159,7 +159,7 @@ type OIDC struct {
 // OpenFGA is the server that decides who may do what.
 type OpenFGA struct {
 	// APIToken is shown to the OpenFGA server. It is secret.
-	APIToken string `json:"api_token,omitempty"`
+	APIToken string `json:"api_token,omitempty" secret:"true"`
 	// APIURL is where the OpenFGA server answers.
 	APIURL string `json:"api_url,omitempty"`
 	// StoreID names the store of the OpenFGA server to ask.
@@ -184,7 +184,7 @@ type ACME struct {
 	// Provider is the DNS service that answers a DNS challenge, by its name in lego.
 	Provider string `json:"provider,omitempty"`
 	// ProviderEnvironment are the DNS service's settings, each "NAME=VALUE". They may be secret.
-	ProviderEnvironment []string `json:"provider_environment,omitempty"`
+	ProviderEnvironment []string `json:"provider_environment,omitempty" secret:"true"`
 }
 
 // OperationsCenterACME is ACME with name servers of its own.

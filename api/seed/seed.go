@@ -5,6 +5,9 @@
 // it, where it installs itself, what runs on it. Each document is optional. The
 // field "version" that all of them have is kept and not interpreted.
 //
+// The tag `secret` marks what must not stay readable once a node has taken its seed over:
+// "true" is the whole field, "except=a,b" a map of which only a and b may stay.
+//
 // The package imports the standard library and api/os alone.
 package seed
 

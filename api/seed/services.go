@@ -61,7 +61,7 @@ type Netbird struct {
 	// Enabled starts the service; default false.
 	Enabled bool `json:"enabled"`
 	// SetupKey lets the node join without a person. It is secret.
-	SetupKey string `json:"setup_key,omitempty"`
+	SetupKey string `json:"setup_key,omitempty" secret:"true"`
 	// ManagementURL is the management server's; default that of Netbird's makers.
 	ManagementURL string `json:"management_url,omitempty"`
 	// AdminURL is that of the server's pages for people; default that of Netbird's makers.
@@ -124,7 +124,7 @@ type OVN struct {
 	// TLSClientCertificate is the PEM certificate that the node shows; default none.
 	TLSClientCertificate string `json:"tls_client_certificate,omitempty"`
 	// TLSClientKey is its private key, PEM. It is secret.
-	TLSClientKey string `json:"tls_client_key,omitempty"`
+	TLSClientKey string `json:"tls_client_key,omitempty" secret:"true"`
 	// TLSCACertificate is the PEM certificate that must have signed the database's; default none.
 	TLSCACertificate string `json:"tls_ca_certificate,omitempty"`
 	// TunnelAddress defaults to the first address of the role "cluster".
@@ -140,7 +140,7 @@ type Tailscale struct {
 	// LoginServer is the URL of the control server; default that of Tailscale's makers.
 	LoginServer string `json:"login_server,omitempty"`
 	// AuthKey lets the node join without a person. It is secret.
-	AuthKey string `json:"auth_key,omitempty"`
+	AuthKey string `json:"auth_key,omitempty" secret:"true"`
 	// AcceptRoutes takes the routes that others advertise; default false.
 	AcceptRoutes bool `json:"accept_routes,omitempty"`
 	// AcceptDNS takes the resolvers of the network; default false.

@@ -12,10 +12,11 @@ import (
 	"strings"
 )
 
-// member is one regular file of an archive.
-type member struct {
-	name string
-	data []byte
+// Member is one file of a seed.
+type Member struct {
+	// Name is as in the archive, without "./".
+	Name string
+	Data []byte
 }
 
 // Parse reads an archive from its first byte; what follows its end is not read.
@@ -23,28 +24,34 @@ type member struct {
 // the documents that are sound, for a caller that can only report: a document with
 // a problem is never half there.
 func Parse(r io.Reader) (*Set, error) {
-	set := &Set{}
 	members, err := readMembers(r)
 	if err != nil {
-		return set, err
+		return &Set{}, err
 	}
+	return Read(members)
+}
+
+// Read reads documents out of files, in their order. Of two files for one document the
+// first counts, and a warning says so. The error is as that of Parse.
+func Read(members []Member) (*Set, error) {
+	set := &Set{}
 	var problems []error
 	first := map[string]string{}
 	for _, m := range members {
-		name, known := seedName(m.name)
+		name, known := NameOf(m.Name)
 		if name == "" {
 			continue
 		}
 		if !known {
-			problems = append(problems, &Problem{File: m.name, Rule: "unknown-seed", Text: unknownSeed(name)})
+			problems = append(problems, &Problem{File: m.Name, Rule: "unknown-seed", Text: unknownSeed(name)})
 			continue
 		}
 		if earlier, twice := first[name]; twice {
-			problems = append(problems, &Problem{File: m.name, Rule: "unique", Text: fmt.Sprintf("the archive also has %s: remove one of them", earlier)})
+			set.Warnings = append(set.Warnings, &Problem{File: m.Name, Rule: "unique", Text: fmt.Sprintf("it is not read, since %s stands before it: remove one of them", earlier)})
 			continue
 		}
-		first[name] = m.name
-		if err := set.Decode(m.name, m.data); err != nil {
+		first[name] = m.Name
+		if err := set.Decode(m.Name, m.Data); err != nil {
 			problems = append(problems, err)
 		}
 	}
@@ -52,7 +59,7 @@ func Parse(r io.Reader) (*Set, error) {
 }
 
 // readMembers reads the regular files of an archive, in their order.
-func readMembers(r io.Reader) ([]member, error) {
+func readMembers(r io.Reader) ([]Member, error) {
 	head := make([]byte, 512)
 	n, err := io.ReadFull(r, head)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
@@ -63,7 +70,7 @@ func readMembers(r io.Reader) ([]member, error) {
 	}
 	limit := &limitedReader{r: io.MultiReader(bytes.NewReader(head[:n]), r), left: MaxArchive}
 	archive := tar.NewReader(limit)
-	var members []member
+	var members []Member
 	for count := 0; ; count++ {
 		header, err := archive.Next()
 		if err == io.EOF {
@@ -86,10 +93,10 @@ func readMembers(r io.Reader) ([]member, error) {
 }
 
 // readMember is nil for what is no file.
-func readMember(archive *tar.Reader, header *tar.Header) (*member, error) {
+func readMember(archive *tar.Reader, header *tar.Header) (*Member, error) {
 	name := strings.TrimPrefix(header.Name, "./")
 	if header.Typeflag != tar.TypeReg {
-		if seedNamed, known := seedName(name); known {
+		if seedNamed, known := NameOf(name); known {
 			return nil, &Problem{File: name, Rule: "type", Text: fmt.Sprintf("the member for seed %s is not a regular file", seedNamed)}
 		}
 		return nil, nil
@@ -104,7 +111,7 @@ func readMember(archive *tar.Reader, header *tar.Header) (*member, error) {
 	if len(data) > MaxMember {
 		return nil, &Problem{File: name, Rule: "limit", Text: fmt.Sprintf("more than %d bytes", MaxMember)}
 	}
-	return &member{name, data}, nil
+	return &Member{name, data}, nil
 }
 
 func archiveProblem(err error) error {
@@ -119,11 +126,11 @@ func archiveProblem(err error) error {
 	return fmt.Errorf("reading the seed archive: %w", err)
 }
 
-// seedName is the document that a member of that name holds. An empty name means
-// that the member is none of ours; known is false for one that looks like a seed
-// and is none.
-func seedName(file string) (name string, known bool) {
-	file = strings.TrimPrefix(file, "./")
+// NameOf is the document that a file of that name holds, sealed or not. An empty name
+// means that the file is none of ours; known is false for one that looks like a seed and
+// is none.
+func NameOf(file string) (name string, known bool) {
+	file = strings.TrimSuffix(strings.TrimPrefix(file, "./"), sealedEnding)
 	ending := path.Ext(file)
 	if strings.Contains(file, "/") || !slices.Contains([]string{".json", ".yaml", ".yml"}, ending) {
 		return "", false
@@ -140,10 +147,10 @@ func unknownSeed(name string) string {
 }
 
 // Write makes an archive: one JSON member per document, always the same bytes for
-// the same set. It ends with the end mark of tar, so that what an earlier, longer
+// the same set, and what is sealed as it is. It ends with the end mark of tar, so that what an earlier, longer
 // archive left behind it is not read.
 func Write(w io.Writer, set *Set) error {
-	var members []member
+	var members []Member
 	for _, slot := range set.slots() {
 		if slot.field.IsNil() {
 			continue
@@ -152,9 +159,9 @@ func Write(w io.Writer, set *Set) error {
 		if err != nil {
 			return fmt.Errorf("encoding seed %s: %w", slot.name, err)
 		}
-		members = append(members, member{slot.name + ".json", append(data, '\n')})
+		members = append(members, Member{slot.name + ".json", append(data, '\n')})
 	}
-	return writeMembers(w, members)
+	return writeMembers(w, append(members, set.Sealed...))
 }
 
 // Merge copies an archive from r to w. The members of the documents named in
@@ -181,11 +188,11 @@ func Merge(r io.Reader, w io.Writer, replace *Set, remove ...string) error {
 		return err
 	}
 	for _, m := range fresh {
-		name, _ := seedName(m.name)
+		name, _ := NameOf(m.Name)
 		drop = append(drop, name)
 	}
-	members = slices.DeleteFunc(members, func(m member) bool {
-		name, known := seedName(m.name)
+	members = slices.DeleteFunc(members, func(m Member) bool {
+		name, known := NameOf(m.Name)
 		return known && slices.Contains(drop, name)
 	})
 	return writeMembers(w, append(members, fresh...))
@@ -194,7 +201,7 @@ func Merge(r io.Reader, w io.Writer, replace *Set, remove ...string) error {
 // Remove copies an archive from r to w without the named documents.
 func Remove(r io.Reader, w io.Writer, names ...string) error { return Merge(r, w, nil, names...) }
 
-func writeMembers(w io.Writer, members []member) error {
+func writeMembers(w io.Writer, members []Member) error {
 	archive := tar.NewWriter(w)
 	if len(members) == 0 {
 		// An archive of nothing has no header to be known by; a partition that is
@@ -202,15 +209,15 @@ func writeMembers(w io.Writer, members []member) error {
 		return archive.Close()
 	}
 	for _, m := range members {
-		if len(m.data) > MaxMember {
-			return &Problem{File: m.name, Rule: "limit", Text: fmt.Sprintf("%d bytes, at most %d are read", len(m.data), MaxMember)}
+		if len(m.Data) > MaxMember {
+			return &Problem{File: m.Name, Rule: "limit", Text: fmt.Sprintf("%d bytes, at most %d are read", len(m.Data), MaxMember)}
 		}
-		header := &tar.Header{Typeflag: tar.TypeReg, Name: m.name, Mode: 0o600, Size: int64(len(m.data)), Format: tar.FormatUSTAR}
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: m.Name, Mode: 0o600, Size: int64(len(m.Data)), Format: tar.FormatUSTAR}
 		if err := archive.WriteHeader(header); err != nil {
-			return fmt.Errorf("writing seed member %s: %w", m.name, err)
+			return fmt.Errorf("writing seed member %s: %w", m.Name, err)
 		}
-		if _, err := archive.Write(m.data); err != nil {
-			return fmt.Errorf("writing seed member %s: %w", m.name, err)
+		if _, err := archive.Write(m.Data); err != nil {
+			return fmt.Errorf("writing seed member %s: %w", m.Name, err)
 		}
 	}
 	if err := archive.Close(); err != nil {

@@ -5,45 +5,87 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
 // decode reads a document into value, a pointer to its type. Every problem of the
-// document is in the error.
-func decode(file, name string, data []byte, value reflect.Value) error {
+// document is in the error. It reports false for a document that says nothing: null, where
+// an empty document would be a mistake.
+func decode(file, name string, data []byte, value reflect.Value) (bool, error) {
 	tree, err := readTree(file, data)
 	if err != nil {
-		return locate(file, err)
+		return false, locate(file, "", err)
 	}
 	if tree == nil && name == "install" {
-		return nil
+		return true, nil
 	}
 	if tree == nil {
-		return &Problem{File: file, Rule: "empty", Text: "the document is empty: write {} for a document without fields, or leave the file out"}
+		return false, &Problem{File: file, Rule: "empty", Text: "the document is empty: write {} for a document without fields, or leave the file out"}
 	}
-	b := builder{file: file}
+	return decodeTree(place{file: file}, name, tree, value)
+}
+
+// place is where a document stands: in a file of its own, or below a field of another.
+type place struct{ file, under string }
+
+func (p place) problem(at, rule, text string, line int) *Problem {
+	if p.under != "" {
+		at = strings.TrimSuffix(p.under+"."+at, ".")
+	}
+	return &Problem{File: p.file, Path: at, Line: line, Rule: rule, Text: text}
+}
+
+// needsFields are the documents that mean nothing without fields, so that null stands for
+// a file that is left out. For the others null is a document without fields.
+var needsFields = []string{"applications", "provider"}
+
+func decodeTree(where place, name string, tree *node, value reflect.Value) (bool, error) {
+	if tree.isNull() {
+		return !slices.Contains(needsFields, name), nil
+	}
+	if err := refuseKeys(where, name, tree); err != nil {
+		return false, err
+	}
+	b := builder{place: where}
 	plain := b.build(tree, value.Type().Elem(), "")
 	if len(b.problems) > 0 {
-		return errors.Join(b.problems...)
+		return false, errors.Join(b.problems...)
 	}
 	text, err := json.Marshal(plain)
 	if err != nil {
-		return fmt.Errorf("seed %s: %w", file, err)
+		return false, fmt.Errorf("seed %s: %w", where.file, err)
 	}
 	if err := json.Unmarshal(text, value.Interface()); err != nil {
 		var mismatch *json.UnmarshalTypeError
 		if errors.As(err, &mismatch) {
-			return &Problem{File: file, Path: mismatch.Field, Rule: "type", Text: fmt.Sprintf("%s does not fit here", mismatch.Value)}
+			return false, where.problem(mismatch.Field, "type", fmt.Sprintf("%s does not fit here", mismatch.Value), tree.lineOf(mismatch.Field))
 		}
-		return fmt.Errorf("seed %s: %w", file, err)
+		return false, fmt.Errorf("seed %s: %w", where.file, err)
 	}
-	return errors.Join(check(file, value.Interface())...)
+	var problems []error
+	for _, f := range check(value.Interface()) {
+		problems = append(problems, where.problem(f.path, f.rule, f.text, tree.lineOf(f.path)))
+	}
+	return len(problems) == 0, errors.Join(problems...)
 }
 
-func locate(file string, err error) error {
+// RuleRecoveryKeys is the rule of a seed that has recovery keys. No node goes on with one:
+// its owner believes in keys that it would not have, and they lie on the medium.
+const RuleRecoveryKeys = "recovery-keys"
+
+func refuseKeys(where place, name string, tree *node) error {
+	const field = "encryption_recovery_keys"
+	if name != "security" || !tree.seen[field] {
+		return nil
+	}
+	return where.problem(field, RuleRecoveryKeys, "recovery keys cannot be in a seed, which anybody with the medium can read: take them out, and set them at /1.0/system/security once the node runs", tree.lineOf(field))
+}
+
+func locate(file, under string, err error) error {
 	var f *fault
 	if errors.As(err, &f) {
-		return &Problem{File: file, Path: f.path, Rule: f.rule, Text: f.text}
+		return place{file, under}.problem(f.path, f.rule, f.text, f.line)
 	}
 	return fmt.Errorf("seed %s: %w", file, err)
 }
@@ -52,12 +94,12 @@ func locate(file string, err error) error {
 // collects what does not fit. Knowing the type, it can take `version: 1` for the
 // text "1", as a YAML decoder would.
 type builder struct {
-	file     string
+	place
 	problems []error
 }
 
-func (b *builder) add(at, rule, format string, args ...any) any {
-	b.problems = append(b.problems, &Problem{File: b.file, Path: at, Rule: rule, Text: fmt.Sprintf(format, args...)})
+func (b *builder) add(at string, line int, rule, format string, args ...any) any {
+	b.problems = append(b.problems, b.problem(at, rule, fmt.Sprintf(format, args...), line))
 	return nil
 }
 
@@ -79,7 +121,7 @@ func (b *builder) build(n *node, t reflect.Type, at string) any {
 		return b.buildAny(n, t, at)
 	}
 	if n.kind != scalarNode {
-		return b.add(at, "type", "%s where %s is expected", n.kind, kindName(t))
+		return b.add(at, n.line, "type", "%s where %s is expected", n.kind, kindName(t))
 	}
 	return b.buildScalar(n, t, at)
 }
@@ -103,19 +145,19 @@ func (b *builder) buildScalar(n *node, t reflect.Type, at string) any {
 			return n.value
 		}
 	}
-	return b.add(at, "type", "%q where %s is expected", n.text, kindName(t))
+	return b.add(at, n.line, "type", "%q where %s is expected", n.text, kindName(t))
 }
 
 func (b *builder) buildStruct(n *node, t reflect.Type, at string) any {
 	if n.kind != mapNode {
-		return b.add(at, "type", "%s where a map is expected", n.kind)
+		return b.add(at, n.line, "type", "%s where a map is expected", n.kind)
 	}
 	fields, names := fieldsOf(t)
 	out := make(map[string]any, len(n.keys))
 	for i, key := range n.keys {
 		field, ok := fields[key]
 		if !ok {
-			b.add(join(at, key), "unknown-field", "there is no such field%s", suggest(key, names))
+			b.add(join(at, key), n.keyLines[i], "unknown-field", "there is no such field%s", suggest(key, names))
 			continue
 		}
 		out[key] = b.build(n.kids[i], field, join(at, key))
@@ -125,7 +167,7 @@ func (b *builder) buildStruct(n *node, t reflect.Type, at string) any {
 
 func (b *builder) buildMap(n *node, t reflect.Type, at string) any {
 	if n.kind != mapNode {
-		return b.add(at, "type", "%s where a map is expected", n.kind)
+		return b.add(at, n.line, "type", "%s where a map is expected", n.kind)
 	}
 	out := make(map[string]any, len(n.keys))
 	for i, key := range n.keys {
@@ -136,7 +178,7 @@ func (b *builder) buildMap(n *node, t reflect.Type, at string) any {
 
 func (b *builder) buildList(n *node, t reflect.Type, at string) any {
 	if n.kind != listNode {
-		return b.add(at, "type", "%s where a list is expected", n.kind)
+		return b.add(at, n.line, "type", "%s where a list is expected", n.kind)
 	}
 	out := make([]any, 0, len(n.kids))
 	for i, kid := range n.kids {

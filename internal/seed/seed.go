@@ -11,6 +11,10 @@
 //
 // YAML is turned into the JSON that it means before it is looked at, so that both
 // spellings obey the same rules. The package is pure; callers open the partition.
+//
+// A member NAME.yaml.age is sealed: encrypted with age to a key or a passphrase. Reading
+// it needs the key (sealed.go); copying it does not. Once a node has taken its seed over,
+// Wipe leaves on the disk what is no secret (wipe.go); the tags of the types say what is.
 package seed
 
 import (
@@ -42,17 +46,22 @@ type Problem struct {
 	File string
 	// Path is the place in the document, as "target.bus" or "applications[0].name"; empty for the whole.
 	Path string
+	// Line is the line of the file, from 1; 0 where it is not known.
+	Line int
 	// Rule names what was broken, as "unknown-field"; programs may test it.
 	Rule string
 	// Text says it in words.
 	Text string
 }
 
-// Error is "seed <file>: <path>: <text>".
+// Error is "seed <file>:<line>: <path>: <text>".
 func (p *Problem) Error() string {
 	text := "seed"
 	if p.File != "" {
 		text += " " + p.File
+	}
+	if p.Line > 0 {
+		text += fmt.Sprintf(":%d", p.Line)
 	}
 	if p.Path != "" {
 		text += ": " + p.Path
@@ -73,6 +82,10 @@ type Set struct {
 	Security         *seed.Security
 	Services         *seed.Services
 	Kernel           *seed.Kernel
+	// Sealed are the documents that are encrypted and were not opened: see Open.
+	Sealed []Member
+	// Warnings are what a person should know, and what keeps no node from using the seed.
+	Warnings []*Problem
 }
 
 // slot is one field of a Set.
@@ -111,31 +124,49 @@ func (s *Set) Get(name string) (any, error) {
 }
 
 // Decode reads one document into the set. file is its name with ending, as
-// "network.yaml"; it need not come from an archive. The error joins *Problem.
+// "network.yaml"; it need not come from an archive. A sealed one is kept until Open. The
+// error joins *Problem.
 func (s *Set) Decode(file string, data []byte) error {
-	name, ok := seedName(file)
+	name, ok := NameOf(file)
 	if !ok {
 		return &Problem{File: file, Rule: "unknown-seed", Text: unknownSeed(name)}
 	}
-	for _, slot := range s.slots() {
-		if slot.name != name {
-			continue
-		}
-		value := reflect.New(slot.field.Type().Elem())
-		if err := decode(file, name, data, value); err != nil {
+	if isSealed(file) {
+		if err := checkSealed(file, data); err != nil {
 			return err
 		}
-		slot.field.Set(value)
+		s.Sealed = append(s.Sealed, Member{file, data})
+		return nil
 	}
-	return nil
+	value := s.fresh(name)
+	there, err := decode(file, name, data, value)
+	if err == nil && there {
+		s.take(name, value)
+	}
+	return err
+}
+
+// fresh is a pointer to a new document of that name.
+func (s *Set) fresh(name string) reflect.Value {
+	i := slices.Index(Names(), name)
+	return reflect.New(reflect.ValueOf(s).Elem().Field(i).Type().Elem())
+}
+
+func (s *Set) take(name string, value reflect.Value) {
+	reflect.ValueOf(s).Elem().Field(slices.Index(Names(), name)).Set(value)
+}
+
+// Empty tells a set without any document.
+func (s *Set) Empty() bool {
+	return len(s.Sealed) == 0 && !slices.ContainsFunc(s.slots(), func(one slot) bool { return !one.field.IsNil() })
 }
 
 // check holds the rules that a type cannot express. Rules on the meaning of a
 // document (does the disk exist, is the address sound) belong to its reader.
-func check(file string, document any) []error {
-	var problems []error
+func check(document any) []fault {
+	var problems []fault
 	add := func(path, rule, text string) {
-		problems = append(problems, &Problem{File: file, Path: path, Rule: rule, Text: text})
+		problems = append(problems, fault{path: path, rule: rule, text: text})
 	}
 	switch d := document.(type) {
 	case *seed.Applications:

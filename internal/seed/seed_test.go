@@ -89,27 +89,25 @@ func TestParse_BadSeed_NamesFilePlaceAndWayOn(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"unknown field": {archive(t, "install.yaml", "forse_install: true\ntarget: {size: 1}"), "seed install.yaml: forse_install: there is no such field: did you mean \"force_install\"?\nseed install.yaml: target.size: there is no such field: known are bus, id, max_size, min_size, sort_order"},
-		"wrong case":    {archive(t, "install.json", `{"Force_Install": true}`), `seed install.json: Force_Install: there is no such field: did you mean "force_install"?`},
-		"wrong type":    {archive(t, "install.json", `{"force_install": "yes", "target": []}`), "seed install.json: force_install: \"yes\" where true or false is expected\nseed install.json: target: a list where a map is expected"},
-		"no fraction":   {archive(t, "kernel.yaml", "console: [{device: ttyS0, baud_rate: 9600.5}]"), "seed kernel.yaml: console.baud_rate: number 9600.5 does not fit here"},
-		"two members":   {archive(t, "install.json", "{}", "./install.yaml", "{}"), "seed install.yaml: the archive also has install.json: remove one of them"},
+		"unknown field": {archive(t, "install.yaml", "forse_install: true\ntarget: {size: 1}"), "seed install.yaml:1: forse_install: there is no such field: did you mean \"force_install\"?\nseed install.yaml:2: target.size: there is no such field: known are bus, id, max_size, min_size, sort_order"},
+		"wrong case":    {archive(t, "install.json", `{"Force_Install": true}`), `seed install.json:1: Force_Install: there is no such field: did you mean "force_install"?`},
+		"wrong type":    {archive(t, "install.json", `{"force_install": "yes", "target": []}`), "seed install.json:1: force_install: \"yes\" where true or false is expected\nseed install.json:1: target: a list where a map is expected"},
+		"no fraction":   {archive(t, "kernel.yaml", "console: [{device: ttyS0, baud_rate: 9600.5}]"), "seed kernel.yaml:1: console.baud_rate: number 9600.5 does not fit here"},
 		"unknown seed":  {archive(t, "instal.json", "{}"), `seed instal.json: no seed has this name: did you mean "install"?`},
-		"null":          {archive(t, "install.yaml", "null"), "seed install.yaml: the document is null: write {} for a document without fields, or leave the file out"},
 		"empty":         {archive(t, "network.yaml", "# later\n"), "seed network.yaml: the document is empty: write {} for a document without fields, or leave the file out"},
 		"two documents": {archive(t, "network.yaml", "{}\n---\n{}\n"), `seed network.yaml: a second document follows ("---"): a seed holds one document`},
-		"two objects":   {archive(t, "network.json", "{}{}"), "seed network.json: text after the end of the document: a seed holds one document"},
-		"key twice":     {archive(t, "install.json", `{"target": {"id": "a", "id": "b"}}`), "seed install.json: target.id: the field is there twice"},
+		"two objects":   {archive(t, "network.json", "{}{}"), "seed network.json:1: text after the end of the document: a seed holds one document"},
+		"key twice":     {archive(t, "install.json", `{"target": {"id": "a", "id": "b"}}`), "seed install.json:1: target.id: the field is there twice"},
 		"not UTF-8":     {archive(t, "install.json", "{\"version\": \"\xff\"}"), "seed install.json: the text is not UTF-8: save the file as UTF-8"},
-		"unclosed":      {archive(t, "install.json", `{"target": {`), "seed install.json: the document ends too early: a bracket is not closed"},
-		"deep JSON":     {archive(t, "incus.json", `{"preseed": {"config": {"a": `+deep+`}}}`), "seed incus.json: preseed.config.a" + strings.Repeat("[0]", 30) + ": nested deeper than 32"},
-		"many aliases":  {archive(t, "incus.yaml", many), "seed incus.yaml: b[64]: more than 64 aliases"},
-		"alias bomb":    {archive(t, "incus.yaml", bomb), "seed incus.yaml: c[4][9]: more than 64 aliases"},
+		"unclosed":      {archive(t, "install.json", `{"target": {`), "seed install.json:1: the document ends too early: a bracket is not closed"},
+		"deep JSON":     {archive(t, "incus.json", `{"preseed": {"config": {"a": `+deep+`}}}`), "seed incus.json:1: preseed.config.a" + strings.Repeat("[0]", 30) + ": nested deeper than 32"},
+		"many aliases":  {archive(t, "incus.yaml", many), "seed incus.yaml:2: b[64]: more than 64 aliases"},
+		"alias bomb":    {archive(t, "incus.yaml", bomb), "seed incus.yaml:2: c[4][9]: more than 64 aliases"},
 		"cut off":       {archive(t, "install.json", `{"version": "1"}`)[:520], "seed: the archive is cut off in the middle: write it again"},
 		"too large":     {archive(t, "install.json", strings.Repeat(" ", 1<<20+1)), "seed install.json: 1048577 bytes, at most 1048576 are read"},
 		"too many":      {archive(t, strings.Split(strings.Repeat("a,,", 65), ",")[:130]...), "seed: the archive has more than 64 members"},
 		"no app":        {archive(t, "applications.json", "{}"), `seed applications.json: applications: at least one application is needed, as [{"name": "incus"}]; or leave the file out`},
-		"recovery key":  {archive(t, "security.json", `{"encryption_recovery_keys": []}`), "seed security.json: encryption_recovery_keys: there is no such field: known are version, custom_ca_certs"},
+		"recovery key":  {archive(t, "security.json", `{"encryption_recovery_keys": []}`), "seed security.json:1: encryption_recovery_keys: recovery keys cannot be in a seed, which anybody with the medium can read: take them out, and set them at /1.0/system/security once the node runs"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
