@@ -16,12 +16,14 @@ import (
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	seedapi "github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/audit"
 	"github.com/holdfast-os/holdfast/internal/change"
 	"github.com/holdfast-os/holdfast/internal/config"
 	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/daemon"
 	"github.com/holdfast-os/holdfast/internal/plan"
+	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/state"
 	"github.com/holdfast-os/holdfast/internal/update"
 )
@@ -42,7 +44,9 @@ type world struct {
 		provider *osapi.ProviderConfig
 		network  *osapi.NetworkConfig
 		apps     []string
+		more     seed.Set // further documents
 	}
+	seedUsed int // how often the daemon said that it needs the seed no more
 	query    daemon.LogQuery
 	applied  map[string]any // configurations in effect, by section
 	shown    daemon.Shown
@@ -129,15 +133,32 @@ func (f fakeInstaller) Run(ctx context.Context, show daemon.Display) error {
 
 type fakeSeed struct{ *world }
 
-func (f fakeSeed) Update(context.Context) (*osapi.UpdateConfig, error) { return f.seed.update, nil }
-
-func (f fakeSeed) Provider(context.Context) (*osapi.ProviderConfig, error) {
-	return f.seed.provider, nil
+func (f fakeSeed) Read(context.Context) (*seed.Set, error) {
+	set := f.seed.more
+	if f.seed.update != nil {
+		set.Update = &seedapi.Update{UpdateConfig: *f.seed.update}
+	}
+	if f.seed.provider != nil {
+		set.Provider = &seedapi.Provider{ProviderConfig: *f.seed.provider}
+	}
+	if f.seed.network != nil {
+		set.Network = &seedapi.Network{NetworkConfig: *f.seed.network}
+	}
+	if f.seed.apps != nil {
+		set.Applications = &seedapi.Applications{}
+		for _, name := range f.seed.apps {
+			set.Applications.Applications = append(set.Applications.Applications, seedapi.Application{Name: name})
+		}
+	}
+	return &set, nil
 }
 
-func (f fakeSeed) Network(context.Context) (*osapi.NetworkConfig, error) { return f.seed.network, nil }
-
-func (f fakeSeed) Applications(context.Context) ([]string, error) { return f.seed.apps, nil }
+func (f fakeSeed) Used(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seedUsed++
+	return nil
+}
 
 type fakeKeys struct{ *world }
 

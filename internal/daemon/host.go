@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -17,10 +16,8 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/apps"
-	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
-	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/state"
 )
 
@@ -92,93 +89,6 @@ func certificateFingerprint(paths ...string) (string, error) {
 		return hex.EncodeToString(sum[:]), nil
 	}
 	return "", nil
-}
-
-// errNoPartition is a system disk without a partition that the layout has.
-var errNoPartition = errors.New("no partition")
-
-// hostSeed is Seed: the archive on the disk that the machine was started from.
-type hostSeed struct{ *Host }
-
-// read gives the seed, read once; without an archive an empty one.
-func (h hostSeed) read(ctx context.Context) (*seed.Set, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.seed != nil {
-		return h.seed, nil
-	}
-	set, err := h.parse(ctx)
-	if err == nil {
-		h.seed = set
-	}
-	return set, err
-}
-
-// parse reads the seed partition. On a node a document with a mistake is shown and left
-// out, since a node cannot wait for somebody to mend it.
-func (h hostSeed) parse(ctx context.Context) (*seed.Set, error) {
-	device, err := h.partition(ctx, layout.Seed)
-	if errors.Is(err, errNoPartition) && h.info.Mode == bootinfo.Node {
-		// What the seed said long ago is kept elsewhere; the node must not wait for it.
-		h.log.Error("starting without a seed", "error", err)
-		h.display.Message("warning", "the seed: "+err.Error())
-		return &seed.Set{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open(device)
-	if err != nil {
-		return nil, fmt.Errorf("opening the seed partition: %w", err)
-	}
-	defer f.Close()
-	set, err := seed.Parse(bufio.NewReaderSize(f, 1<<20))
-	switch {
-	case errors.Is(err, seed.Missing):
-		return &seed.Set{}, nil
-	case err != nil && (h.info.Mode == bootinfo.Install || set == nil):
-		return nil, fmt.Errorf("reading the seed: %w", err)
-	case err != nil:
-		h.log.Error("parts of the seed are left out", "error", err)
-		h.display.Message("warning", "the seed: "+err.Error())
-	}
-	return set, nil
-}
-
-func (h hostSeed) Update(ctx context.Context) (*osapi.UpdateConfig, error) {
-	set, err := h.read(ctx)
-	if err != nil || set.Update == nil {
-		return nil, err
-	}
-	return &set.Update.UpdateConfig, nil
-}
-
-func (h hostSeed) Provider(ctx context.Context) (*osapi.ProviderConfig, error) {
-	set, err := h.read(ctx)
-	if err != nil || set.Provider == nil {
-		return nil, err
-	}
-	return &set.Provider.ProviderConfig, nil
-}
-
-func (h hostSeed) Network(ctx context.Context) (*osapi.NetworkConfig, error) {
-	set, err := h.read(ctx)
-	if err != nil || set.Network == nil {
-		return nil, err
-	}
-	return &set.Network.NetworkConfig, nil
-}
-
-func (h hostSeed) Applications(ctx context.Context) ([]string, error) {
-	set, err := h.read(ctx)
-	if err != nil || set.Applications == nil {
-		return nil, err
-	}
-	var names []string
-	for _, application := range set.Applications.Applications {
-		names = append(names, application.Name)
-	}
-	return names, nil
 }
 
 // appStore keeps what the node remembers of its applications.

@@ -27,7 +27,7 @@ func (p incusProgram) Ready(ctx context.Context) error {
 }
 
 func (p incusProgram) Initialize(ctx context.Context) error {
-	set, err := p.seed.read(ctx)
+	set, err := p.seed.Read(ctx)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/services"
 )
 
@@ -99,13 +100,13 @@ type Installer interface {
 	Run(ctx context.Context, show Display) error
 }
 
-// Seed gives the first-boot documents; a missing one is nil and no error.
+// Seed gives the first-boot documents.
 type Seed interface {
-	Update(ctx context.Context) (*osapi.UpdateConfig, error)
-	Provider(ctx context.Context) (*osapi.ProviderConfig, error)
-	Network(ctx context.Context) (*osapi.NetworkConfig, error)
-	// Applications are the names to install.
-	Applications(ctx context.Context) ([]string, error)
+	// Read gives the documents; a missing one is nil. An error is worth another try: a medium
+	// or a key may be plugged in by then.
+	Read(ctx context.Context) (*seed.Set, error)
+	// Used notes that the node has taken all of them over. Their secrets may go from the disk.
+	Used(ctx context.Context) error
 }
 
 // Resolver is what turns names into addresses.

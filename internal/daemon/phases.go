@@ -29,7 +29,7 @@ func (d *Daemon) nodePhases() []phase {
 		{"updates", time.Minute, d.startUpdates, inTurn},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys, inTurn},
 		{"secure-boot-keys", 10 * time.Minute, d.startSecureBoot, inTurn},
-		{"kernel", time.Minute, d.startSetting(sectionKernel), inTurn},
+		{"kernel", time.Minute, d.startKernel, inTurn},
 		{"security", 5 * time.Minute, d.startSetting(sectionSecurity), inTurn},
 		{"logging", time.Minute, d.startSetting(sectionLogging), inTurn},
 		{"network", 5 * time.Minute, d.startNetwork, inTurn},
@@ -76,6 +76,9 @@ func (d *Daemon) startConsole(ctx context.Context) error {
 		// An install medium has read nothing, and a screen is wanted most when things are wrong.
 		d.log.Info("showing on the kernel's consoles alone", "error", err)
 	}
+	if len(kept.Console) == 0 {
+		kept.Console = d.seededConsole(ctx)
+	}
 	if err := d.machine.Display.Start(ctx, kept.Console); err != nil {
 		return err
 	}
@@ -115,7 +118,7 @@ func (d *Daemon) startSetting(name string) func(context.Context) error {
 // node that nobody can reach could not be told the right configuration, so one that this
 // machine cannot have gives way to the defaults.
 func (d *Daemon) startNetwork(ctx context.Context) error {
-	if err := seedSection(ctx, d, sectionNetwork, d.machine.Seed.Network); err != nil {
+	if err := d.leaveOut("network", seedSection(ctx, d, sectionNetwork, d.seededNetwork)); err != nil {
 		return err
 	}
 	err := d.changes.Boot(ctx, sectionNetwork)
@@ -168,16 +171,16 @@ func (d *Daemon) ensurePools(ctx context.Context) error { return d.machine.Pools
 // startProvider takes the seeds for provider and updates at the first start.
 func (d *Daemon) startProvider(ctx context.Context) error {
 	provider := func(ctx context.Context) (*osapi.ProviderConfig, error) {
-		seed, err := d.machine.Seed.Provider(ctx)
-		if seed == nil {
-			seed = &osapi.ProviderConfig{Name: providerImages}
+		set, err := d.machine.Seed.Read(ctx)
+		if err != nil || set.Provider == nil {
+			return &osapi.ProviderConfig{Name: providerImages}, err
 		}
-		return seed, err
+		return &set.Provider.ProviderConfig, nil
 	}
 	if err := seedSection(ctx, d, sectionProvider, provider); err != nil {
 		return err
 	}
-	if err := seedSection(ctx, d, sectionUpdate, d.machine.Seed.Update); err != nil {
+	if err := seedSection(ctx, d, sectionUpdate, d.seededUpdate); err != nil {
 		return err
 	}
 	if err := d.changes.Boot(ctx, sectionProvider); err != nil {
@@ -193,17 +196,24 @@ func (d *Daemon) startApplications(ctx context.Context) error {
 		d.startFallback(ctx, true)
 		return err
 	}
-	seeded, err := d.machine.Seed.Applications(ctx)
+	set, err := d.machine.Seed.Read(ctx)
 	if err != nil {
 		return err
 	}
-	return d.machine.AppUpdates.Ensure(ctx, seeded)
+	var names []string
+	if set.Applications != nil {
+		for _, application := range set.Applications.Applications {
+			names = append(names, application.Name)
+		}
+	}
+	return d.machine.AppUpdates.Ensure(ctx, names)
 }
 
 func (d *Daemon) becomeReady(ctx context.Context) error {
 	if d.ready.CompareAndSwap(false, true) {
 		close(d.readied)
 		d.report(operationscenter.CauseReady)
+		d.seedUsed(ctx)
 	}
 	d.startFallback(ctx, false)
 	d.showIdentity(ctx)

@@ -119,8 +119,5 @@ func (d *Daemon) prepareKeys(ctx context.Context) error {
 	if err := d.machine.Keys.Prepare(ctx); err != nil {
 		return err
 	}
-	return seedSection(ctx, d, sectionSecurity, func(ctx context.Context) (*osapi.SecurityConfig, error) {
-		key, err := d.machine.Keys.Recovery(ctx)
-		return &osapi.SecurityConfig{EncryptionRecoveryKeys: []string{key}}, err
-	})
+	return d.seedSecurity(ctx)
 }

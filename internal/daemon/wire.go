@@ -22,7 +22,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/installer"
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/metrics"
-	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/state"
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
@@ -62,7 +61,7 @@ type Host struct {
 
 	mu    sync.Mutex
 	store *state.Store
-	seed  *seed.Set
+	seeds seedCache
 
 	replaced replacement
 }
@@ -271,16 +270,19 @@ func (h hostInstaller) Wanted(context.Context) (bool, error) {
 }
 
 func (h hostInstaller) Run(ctx context.Context, show Display) error {
-	set, err := hostSeed(h).read(ctx)
+	set, err := hostSeed(h).Read(ctx)
 	if err != nil {
 		return err
+	}
+	if set.Install == nil {
+		return hostSeed(h).noInstall()
 	}
 	release, err := h.facts.Release()
 	if err != nil {
 		return err
 	}
 	return installer.Run(ctx, installer.Options{
-		Seed: set, SourceDisk: h.info.BootDisk, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
+		Seed: set, External: hostSeed(h).external(), SourceDisk: h.info.BootDisk, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
 	})
 }
 

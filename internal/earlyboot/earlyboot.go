@@ -13,6 +13,8 @@
 //     carry the same labels.
 //   - A medium with an install seed is not written to: the system runs on a tmpfs. A
 //     disk without a root volume whose seed cannot be read is not written to either.
+//   - Seeds on other media count only for a disk without a root volume: a stick that
+//     somebody plugs in makes no install medium of a node.
 //   - A recovery key is asked for only when no key opened the volume. Any other fault
 //     would stay with the right key, and a prompt that a changed header can bring
 //     about teaches people to type keys into it.
@@ -52,8 +54,9 @@ type Disk struct {
 type Machine interface {
 	// SystemDisk waits for the disk that the boot loader was read from.
 	SystemDisk(ctx context.Context) (Disk, error)
-	// HasInstallSeed reads the seed partition. An error means that it cannot be told.
-	HasInstallSeed(ctx context.Context, device string) (bool, error)
+	// HasInstallSeed reads the seed partition, and with media also what is plugged in. An
+	// error means that it cannot be told.
+	HasInstallSeed(ctx context.Context, device string, media bool) (bool, error)
 	// Partition makes the partitions that are missing; new volumes open with the key.
 	Partition(ctx context.Context, disk string, recoveryKey string) error
 	// RemovePartitions deletes partitions by number.
@@ -102,7 +105,7 @@ func OpenRoot(ctx context.Context, m Machine, keys Keys, say func(string)) (boot
 		return bootinfo.Info{}, fmt.Errorf("looking for the disk that this machine booted from: %w", err)
 	}
 	info := bootinfo.Info{Mode: bootinfo.Node, BootDisk: disk.Path, ESP: disk.Partitions[partESP]}
-	install, err := m.HasInstallSeed(ctx, disk.Partitions[partSeed])
+	install, err := m.HasInstallSeed(ctx, disk.Partitions[partSeed], disk.Partitions[partRoot] == "")
 	if err != nil {
 		err = fmt.Errorf("reading the seed on %s: %w", disk.Partitions[partSeed], err)
 		if disk.Partitions[partRoot] == "" {

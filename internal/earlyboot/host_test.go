@@ -235,13 +235,13 @@ func TestHasInstallSeed_BrokenSeed_StillMeansInstall(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "seed")
 			write(t, path, string(test.seed))
-			got, err := NewHost(HostOptions{}).HasInstallSeed(t.Context(), path)
+			got, err := NewHost(HostOptions{}).HasInstallSeed(t.Context(), path, false)
 			if got != test.want || (err != nil) != test.err {
 				t.Errorf("got %t, %v", got, err)
 			}
 		})
 	}
-	if _, err := NewHost(HostOptions{}).HasInstallSeed(t.Context(), ""); err == nil {
+	if _, err := NewHost(HostOptions{}).HasInstallSeed(t.Context(), "", false); err == nil {
 		t.Error("a disk without a seed partition was accepted")
 	}
 }

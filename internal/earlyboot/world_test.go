@@ -70,7 +70,10 @@ func (w *world) SystemDisk(context.Context) (earlyboot.Disk, error) {
 	return disk, nil
 }
 
-func (w *world) HasInstallSeed(_ context.Context, device string) (bool, error) {
+func (w *world) HasInstallSeed(_ context.Context, device string, media bool) (bool, error) {
+	if media == w.parts[10] {
+		return false, fmt.Errorf("asked for media: %t, and there is a root volume: %t", media, w.parts[10])
+	}
 	if device != "/dev/vda2" {
 		return false, fmt.Errorf("asked for the seed on %q", device)
 	}

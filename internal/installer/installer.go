@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,9 +42,9 @@ const (
 type Options struct {
 	// Seed is the seed in force, with its request to install.
 	Seed *seed.Set
-	// ExternalSeed is true when the seed came from another place than the medium's
-	// partition 2: its documents then replace those of the medium on the target.
-	ExternalSeed bool
+	// External are the documents as they came from another place than the medium's partition
+	// 2, still sealed: they then replace those of the medium on the target. Default nil.
+	External *seed.Set
 	// SourceDisk is the whole disk that the machine was started from, as "/dev/sda" or "/dev/sr0".
 	SourceDisk string
 	// Version is the release on it: 12 digits.
@@ -334,9 +335,13 @@ func kind(disk block.Disk) install.Kind {
 func targetSeed(medium io.ReaderAt, o Options) ([]byte, error) {
 	source := io.NewSectionReader(medium, layout.SeedOffset(), layout.Size(layout.Seed))
 	var replace *seed.Set
-	if o.ExternalSeed {
-		documents := *o.Seed
+	if o.External != nil {
+		documents := *o.External
 		documents.Install = nil
+		documents.Sealed = slices.DeleteFunc(slices.Clone(documents.Sealed), func(m seed.Member) bool {
+			name, _ := seed.NameOf(m.Name)
+			return name == "install"
+		})
 		replace = &documents
 	}
 	var archive bytes.Buffer

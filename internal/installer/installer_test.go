@@ -86,7 +86,11 @@ func TestTargetSeed_ExternalDocuments_ReplaceThoseOfTheMedium(t *testing.T) {
 		want     string
 	}{"medium alone": {false, "old"}, "external": {true, "incus"}} {
 		t.Run(name, func(t *testing.T) {
-			data, err := targetSeed(at{archive.Bytes(), layout.SeedOffset()}, Options{Seed: external, ExternalSeed: test.external})
+			options := Options{Seed: external}
+			if test.external {
+				options.External = external
+			}
+			data, err := targetSeed(at{archive.Bytes(), layout.SeedOffset()}, options)
 			if err != nil {
 				t.Fatal(err)
 			}

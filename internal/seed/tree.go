@@ -222,6 +222,10 @@ func readYAML(data []byte) (*node, error) {
 
 func yamlFault(err error) error {
 	f := &fault{rule: "syntax", text: err.Error()}
+	if strings.Contains(f.text, "anchor") {
+		// The parser names it, and it may be a password without quotes.
+		f.text = "an alias has no anchor: put a text that begins with * into quotes"
+	}
 	var at *yaml.LoadError
 	if errors.As(err, &at) {
 		f.line = at.Mark.Line
@@ -305,7 +309,7 @@ func yamlScalar(n *yaml.Node, at string) (*node, error) {
 	case "!!str", "!!timestamp":
 		out.plain = n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0
 	default:
-		return nil, &fault{at, "type", fmt.Sprintf("the tag %q is not supported", n.Tag), n.Line}
+		return nil, &fault{at, "type", "a tag is not supported: put a text that begins with ! into quotes", n.Line}
 	}
 	return out, nil
 }

@@ -68,7 +68,7 @@ type Found struct {
 // wrong with documents; anything else means that a source could not be read.
 func Find(ctx context.Context, media Media, own func() (io.ReadCloser, error)) (Found, error) {
 	if media != nil {
-		if found, err := findMedium(ctx, media); found.Origin != "" || err != nil {
+		if found, err := FindMedium(ctx, media); found.Origin != "" || err != nil {
 			return found, err
 		}
 	}
@@ -79,12 +79,14 @@ func Find(ctx context.Context, media Media, own func() (io.ReadCloser, error)) (
 		}
 	}
 	if media != nil {
-		return findCloud(ctx, media)
+		return FindCloud(ctx, media)
 	}
 	return Found{Set: &seed.Set{}}, nil
 }
 
-func findMedium(ctx context.Context, media Media) (Found, error) {
+// FindMedium is the first step of Find: the medium SEED_DATA. Origin is empty when there is
+// none.
+func FindMedium(ctx context.Context, media Media) (Found, error) {
 	files, there, err := media.Read(ctx, LabelSeed, ".", seed.MaxMember, func(name string) bool {
 		seedName, _ := seed.NameOf(name)
 		return seedName != ""
@@ -127,7 +129,9 @@ func findOwn(own func() (io.ReadCloser, error)) (Found, error) {
 	return Found{Set: set, Origin: "the seed partition"}, err
 }
 
-func findCloud(ctx context.Context, media Media) (Found, error) {
+// FindCloud is the last step of Find: user data of a cloud. Origin is empty when there are
+// none with a section of ours.
+func FindCloud(ctx context.Context, media Media) (Found, error) {
 	for _, source := range cloudinit.Sources() {
 		for _, label := range source.Labels {
 			files, there, err := media.Read(ctx, label, source.Dir, cloudinit.MaxUserData, func(name string) bool { return name == source.File })

@@ -12,10 +12,12 @@ import (
 	incusapi "github.com/lxc/incus/v6/shared/api"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	seedapi "github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/change"
 	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/daemon"
 	"github.com/holdfast-os/holdfast/internal/network"
+	seeds "github.com/holdfast-os/holdfast/internal/seed"
 )
 
 // version is the release that a simulated node runs.
@@ -125,10 +127,27 @@ func (h nothing) Ensure(ctx context.Context) error                { return h.fau
 // seed is daemon.Seed.
 type seed struct{ Seed }
 
-func (s seed) Update(context.Context) (*osapi.UpdateConfig, error)     { return s.Seed.Update, nil }
-func (s seed) Provider(context.Context) (*osapi.ProviderConfig, error) { return s.Seed.Provider, nil }
-func (s seed) Network(context.Context) (*osapi.NetworkConfig, error)   { return s.Seed.Network, nil }
-func (s seed) Applications(context.Context) ([]string, error)          { return s.Seed.Applications, nil }
+func (s seed) Read(context.Context) (*seeds.Set, error) {
+	set := &seeds.Set{}
+	if s.Update != nil {
+		set.Update = &seedapi.Update{UpdateConfig: *s.Update}
+	}
+	if s.Provider != nil {
+		set.Provider = &seedapi.Provider{ProviderConfig: *s.Provider}
+	}
+	if s.Network != nil {
+		set.Network = &seedapi.Network{NetworkConfig: *s.Network}
+	}
+	if s.Applications != nil {
+		set.Applications = &seedapi.Applications{}
+	}
+	for _, name := range s.Applications {
+		set.Applications.Applications = append(set.Applications.Applications, seedapi.Application{Name: name})
+	}
+	return set, nil
+}
+
+func (seed) Used(context.Context) error { return nil }
 
 // power is daemon.Power.
 type power struct{ *Node }

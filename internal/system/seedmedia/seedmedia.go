@@ -11,6 +11,7 @@
 package seedmedia
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ const (
 	maxEntries = 4096
 	// usbWait is how long a USB device that holds a medium may take to show it.
 	usbWait = 10 * time.Second
-	place   = "run/holdfast/medium"
+	place   = "holdfast/medium"
 )
 
 // types are the file systems that are tried, in this order.
@@ -45,8 +46,8 @@ type Mounter interface {
 
 // Host reads the media of a machine.
 type Host struct {
-	// Root is the folder that holds dev, run and sys; default "/".
-	Root string
+	// Dev, Run and Sys are the folders of that name; default those of the machine.
+	Dev, Run, Sys string
 	// Mounts mounts; default the kernel.
 	Mounts Mounter
 	// Poll gives a channel that gets a value after the time; default time.After.
@@ -54,9 +55,7 @@ type Host struct {
 }
 
 func (h Host) withDefaults() Host {
-	if h.Root == "" {
-		h.Root = "/"
-	}
+	h.Dev, h.Run, h.Sys = cmp.Or(h.Dev, "/dev"), cmp.Or(h.Run, "/run"), cmp.Or(h.Sys, "/sys")
 	if h.Mounts == nil {
 		h.Mounts = kernelMounts{}
 	}
@@ -87,7 +86,7 @@ func (h Host) Settle(ctx context.Context) error {
 
 // usbReady looks at the interfaces of class 08, mass storage.
 func (h Host) usbReady() (bool, error) {
-	classes, err := filepath.Glob(filepath.Join(h.Root, "sys/bus/usb/devices/*:*/bInterfaceClass"))
+	classes, err := filepath.Glob(filepath.Join(h.Sys, "bus/usb/devices/*:*/bInterfaceClass"))
 	if err != nil {
 		return false, fmt.Errorf("looking for USB media: %w", err)
 	}
@@ -119,7 +118,7 @@ func (h Host) Read(ctx context.Context, label, dir string, limit int64, wanted f
 	if err := ctx.Err(); err != nil {
 		return nil, true, err
 	}
-	target := filepath.Join(h.Root, place)
+	target := filepath.Join(h.Run, place)
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return nil, true, fmt.Errorf("making %s: %w", target, err)
 	}
@@ -141,7 +140,7 @@ func (h Host) Read(ctx context.Context, label, dir string, limit int64, wanted f
 // find gives the device with a label, or nothing.
 func (h Host) find(label string) (string, error) {
 	for _, by := range []string{"by-partlabel", "by-label"} {
-		link := filepath.Join(h.Root, "dev/disk", by, label)
+		link := filepath.Join(h.Dev, "disk", by, label)
 		device, err := filepath.EvalSymlinks(link)
 		if err == nil {
 			return device, nil
@@ -186,12 +185,7 @@ func readDir(mounted, dir string, limit int64, wanted func(string) bool) (files 
 	if err := errors.Join(err, folder.Close()); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int {
-		if a.Name() < b.Name() {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
 	files = map[string][]byte{}
 	for _, entry := range entries {
 		if !entry.Type().IsRegular() || !wanted(entry.Name()) {

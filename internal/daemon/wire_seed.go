@@ -1,0 +1,305 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/media"
+	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/internal/seedsource"
+	"github.com/holdfast-os/holdfast/internal/state"
+	"github.com/holdfast-os/holdfast/internal/system/block"
+	"github.com/holdfast-os/holdfast/internal/system/seedmedia"
+	"github.com/holdfast-os/holdfast/internal/system/smbios"
+)
+
+// errNoPartition is a system disk without a partition that the layout has.
+var errNoPartition = errors.New("no partition")
+
+// seedCache is what was read of the seed.
+type seedCache struct {
+	mu  sync.Mutex
+	set *seed.Set
+	// outside are the documents of a medium, as they were before anything was opened; nil
+	// when the seed is that of the system disk.
+	outside *seed.Set
+	kept    keptSeed
+}
+
+// keptSeed is the document "seed": the seed as the node has taken it over, on the encrypted
+// root volume. An application that is reset starts from it.
+type keptSeed struct {
+	// Documents are the documents by name, with their secrets.
+	Documents map[string]json.RawMessage `json:"documents"`
+	// Origin says where they came from, in words.
+	Origin string `json:"origin"`
+	// Wiped is true once the seed partition has no secrets any more.
+	Wiped bool `json:"wiped"`
+}
+
+var seedDocument = state.Document{Name: "seed", Version: 1}
+
+// hostSeed is Seed: the archive on the disk that the machine was started from, or what
+// package seedsource prefers to it.
+type hostSeed struct{ *Host }
+
+// Read gives the seed, read once. A node that has taken its seed over reads no medium.
+func (h hostSeed) Read(ctx context.Context) (*seed.Set, error) {
+	h.seeds.mu.Lock()
+	defer h.seeds.mu.Unlock()
+	if h.seeds.set != nil {
+		return h.seeds.set, nil
+	}
+	if h.info.Mode == bootinfo.Node {
+		set, found, err := h.loadKept()
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			h.seeds.set = set
+			return set, nil
+		}
+	}
+	set, err := h.find(ctx)
+	if err == nil {
+		h.seeds.set = set
+	}
+	return set, err
+}
+
+func (h hostSeed) loadKept() (*seed.Set, bool, error) {
+	store, err := h.openStore()
+	if err != nil {
+		return nil, false, err
+	}
+	var kept keptSeed
+	loaded, err := store.Load(seedDocument, &kept)
+	if err != nil || !loaded.Found {
+		return nil, false, err
+	}
+	if loaded.Damage != nil {
+		h.log.Error("state document damaged, its last copy is used", "document", seedDocument.Name, "error", loaded.Damage)
+	}
+	set, err := kept.set()
+	h.seeds.kept = kept
+	return set, true, err
+}
+
+// set reads the documents again. A release that is stricter than the one before must still
+// start: what it refuses is left out.
+func (k keptSeed) set() (*seed.Set, error) {
+	set := &seed.Set{}
+	for _, name := range seed.Names() {
+		raw, ok := k.Documents[name]
+		if !ok {
+			continue
+		}
+		var problem *seed.Problem
+		if err := set.Decode(name+".json", raw); err != nil && !errors.As(err, &problem) {
+			return nil, fmt.Errorf("reading the seed that the node keeps: %w", err)
+		}
+	}
+	return set, nil
+}
+
+// find looks for the seed. On a node a document with a mistake is shown and left out, since
+// a node cannot wait for somebody to mend it; but for a sealed one it waits, since without
+// it it would belong to nobody.
+func (h hostSeed) find(ctx context.Context) (*seed.Set, error) {
+	host := seedmedia.Host{}
+	if err := host.Settle(ctx); err != nil {
+		return nil, err
+	}
+	found, err := seedsource.Find(ctx, host, func() (io.ReadCloser, error) { return h.open(ctx) })
+	if errors.Is(err, errNoPartition) && h.info.Mode == bootinfo.Node {
+		// What the seed said long ago is kept elsewhere; the node must not wait for it.
+		h.log.Error("starting without a seed", "error", err)
+		h.display.Message("warning", "the seed: "+err.Error())
+		return &seed.Set{}, nil
+	}
+	if err != nil && found.Origin == "" {
+		return nil, fmt.Errorf("reading the seed: %w", err)
+	}
+	h.seeds.outside = nil
+	if found.Outside {
+		raw := *found.Set
+		h.seeds.outside = &raw
+	}
+	if found.Origin != "" {
+		h.log.Info("using a seed", "from", found.Origin)
+	}
+	for _, warning := range found.Set.Warnings {
+		h.tell("warning", warning)
+	}
+	err = errors.Join(err, h.unseal(ctx, found.Set))
+	h.seeds.kept = keptSeed{Origin: found.Origin}
+	return h.judge(found.Set, err)
+}
+
+// judge says whether the node can go on with a seed that has mistakes.
+func (h hostSeed) judge(set *seed.Set, err error) (*seed.Set, error) {
+	if err == nil {
+		return set, nil
+	}
+	fatal := slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool { return p.Rule == seed.RuleRecoveryKeys })
+	sealed := len(set.Sealed) > 0 && (h.info.Mode == bootinfo.Node || set.Install == nil)
+	if sealed {
+		err = fmt.Errorf("%w; plug in a medium labelled %s with the file %s, or set the OEM string %s of the machine (SMBIOS type 11), and the node goes on by itself", err, seedsource.LabelKey, seedsource.FileKey, seedsource.KeyString)
+	}
+	onlyLocked := !slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool {
+		return p.Rule != seed.RuleSealed && p.Rule != seed.RuleKey
+	})
+	if fatal || sealed || h.info.Mode == bootinfo.Install && !onlyLocked {
+		return nil, fmt.Errorf("reading the seed: %w", err)
+	}
+	// Only an install medium comes here with what is locked: the disk gets it as it is, and
+	// the node's first start opens it.
+	h.tell("warning", err)
+	return set, nil
+}
+
+// unseal opens what is sealed with the keys at hand.
+func (h hostSeed) unseal(ctx context.Context, set *seed.Set) error {
+	if len(set.Sealed) == 0 {
+		return nil
+	}
+	keys, warnings := seedsource.Keys(ctx, seedmedia.Host{}, func() ([]string, error) { return smbios.OEMStrings(root) })
+	for _, warning := range warnings {
+		h.tell("warning", warning)
+	}
+	return set.Open(keys...)
+}
+
+func (h hostSeed) tell(level string, err error) {
+	h.log.Warn("the seed", "problem", err)
+	h.display.Message(level, "the seed: "+err.Error())
+}
+
+func (h hostSeed) open(ctx context.Context) (io.ReadCloser, error) {
+	device, err := h.partition(ctx, layout.Seed)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(device)
+	if err != nil {
+		return nil, fmt.Errorf("opening the seed partition: %w", err)
+	}
+	return f, nil
+}
+
+// external are the documents of a medium for the disk that is installed; nil when the seed
+// came from the install medium itself.
+func (h hostSeed) external() *seed.Set {
+	h.seeds.mu.Lock()
+	defer h.seeds.mu.Unlock()
+	return h.seeds.outside
+}
+
+// noInstall is the error when early boot saw a seed with a request to install and now
+// there is another.
+func (h hostSeed) noInstall() error {
+	h.seeds.mu.Lock()
+	defer h.seeds.mu.Unlock()
+	h.seeds.set = nil // it is looked for again
+	return fmt.Errorf("installing: the seed of %s does not ask for it, and this start was for one that does: remove that medium, or restart with it plugged in", strings.TrimSpace(h.seeds.kept.Origin))
+}
+
+// Used keeps the seed on the root volume, and takes its secrets from the seed partition.
+// It may be called again, and after a call that was cut short.
+func (h hostSeed) Used(ctx context.Context) error {
+	set, err := h.Read(ctx)
+	if err != nil {
+		return err
+	}
+	h.seeds.mu.Lock()
+	defer h.seeds.mu.Unlock()
+	if h.seeds.kept.Wiped {
+		return nil
+	}
+	store, err := h.openStore()
+	if err != nil {
+		return err
+	}
+	kept, err := keep(set, h.seeds.kept.Origin)
+	if err != nil {
+		return err
+	}
+	if err := store.Save(seedDocument, kept); err != nil {
+		return fmt.Errorf("keeping the seed: %w", err)
+	}
+	if err := h.wipe(ctx, set); err != nil {
+		return err
+	}
+	kept.Wiped = true
+	if err := store.Save(seedDocument, kept); err != nil {
+		return fmt.Errorf("noting that the seed has no secrets any more: %w", err)
+	}
+	h.seeds.kept = kept
+	return nil
+}
+
+func keep(set *seed.Set, origin string) (keptSeed, error) {
+	kept := keptSeed{Origin: origin, Documents: map[string]json.RawMessage{}}
+	for _, name := range seed.Names() {
+		document, err := set.Get(name)
+		if err != nil {
+			continue // not there
+		}
+		text, err := json.Marshal(document)
+		if err != nil {
+			return keptSeed{}, fmt.Errorf("encoding the seed %s: %w", name, err)
+		}
+		kept.Documents[name] = text
+	}
+	return kept, nil
+}
+
+// wipe writes the seed partition anew, without secrets, and zeros behind it.
+func (h hostSeed) wipe(ctx context.Context, set *seed.Set) (err error) {
+	device, err := h.partition(ctx, layout.Seed)
+	if errors.Is(err, errNoPartition) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("opening the seed partition: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, _, err := block.Size(f)
+	if err != nil {
+		return err
+	}
+	removed, err := wipeSeed(f, size, set)
+	if err != nil {
+		return fmt.Errorf("taking the secrets of the seed from %s: %w", device, err)
+	}
+	if len(removed) > 0 {
+		h.log.Info("the seed partition has no secrets any more", "removed", removed)
+	}
+	return nil
+}
+
+// wipeSeed writes the documents of a set without their secrets into a partition of that
+// size; all else in it becomes zero. It gives the places of the secrets.
+func wipeSeed(partition media.Target, size int64, set *seed.Set) ([]string, error) {
+	rest := *set
+	rest.Install = nil
+	removed := rest.Wipe()
+	var archive strings.Builder
+	if err := seed.Write(&archive, &rest); err != nil {
+		return nil, err
+	}
+	return removed, media.WriteSeed(partition, media.Region{Size: size}, []byte(archive.String()))
+}
