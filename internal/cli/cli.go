@@ -139,7 +139,7 @@ func wait(ctx context.Context, d time.Duration) error {
 func Root(env *Env) *cobra.Command {
 	root := group("holdfast", "Build, try and manage Holdfast nodes",
 		"  holdfast lab up\n  holdfast node show",
-		nodeCommand(env), imageCommand(env), releaseCommand(env), labCommand(env))
+		nodeCommand(env), imageCommand(env), seedCommand(env), releaseCommand(env), labCommand(env))
 	root.Version = Version
 	root.SilenceErrors = true
 	root.SilenceUsage = true

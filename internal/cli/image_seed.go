@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -83,7 +82,7 @@ func readChange(add []string, from string, remove []string) (media.Change, error
 			return change, fmt.Errorf("reading the folder of seeds: %w", err)
 		}
 		for _, e := range entries {
-			if slices.Contains([]string{".json", ".yaml", ".yml"}, filepath.Ext(e.Name())) && !strings.HasPrefix(e.Name(), ".") {
+			if name, _ := seed.NameOf(e.Name()); name != "" {
 				paths = append(paths, filepath.Join(from, e.Name()))
 			}
 		}

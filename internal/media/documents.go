@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/holdfast-os/holdfast/internal/cacerts"
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/network"
 	"github.com/holdfast-os/holdfast/internal/seed"
@@ -35,7 +37,7 @@ func Documents(files []File) (*seed.Set, error) {
 			continue
 		}
 		base := path.Base(f.Name)
-		name := strings.TrimSuffix(base, path.Ext(base))
+		name := stem(base)
 		if first, twice := given[name]; twice {
 			problems = append(problems, Problem{File: f.Name, Rule: "unique", Text: fmt.Sprintf("%s is given too: they are the same seed", first.Name)})
 			continue
@@ -54,6 +56,12 @@ func problemsOf(err error, files map[string]File) error {
 		return nil
 	}
 	return listProblems(err, files).Err()
+}
+
+// stem is the name of a document without the endings of its file.
+func stem(file string) string {
+	file = strings.TrimSuffix(file, ".age")
+	return strings.TrimSuffix(file, path.Ext(file))
 }
 
 func listProblems(err error, files map[string]File) Problems {
@@ -76,7 +84,7 @@ func listProblems(err error, files map[string]File) Problems {
 
 // locate adds the file and line that a person knows.
 func locate(p Problem, files map[string]File) Problem {
-	name := strings.TrimSuffix(p.File, path.Ext(p.File))
+	name := stem(p.File)
 	if f, ok := files[name]; ok {
 		p.File = f.Name
 		if p.Rule != "unknown-seed" { // it is about the name
@@ -160,6 +168,12 @@ func CheckSet(set *seed.Set, files map[string]File) Problems {
 		if problem != nil && slices.Contains([]string{"target-size-form", "target-order"}, problem.Rule) {
 			where, _ := strings.CutPrefix(problem.Where, "seed install, ")
 			add("install", where, problem.Rule, problem.What+": "+problem.Do)
+		}
+	}
+	if s := set.Security; s != nil {
+		// Whether they have ended is for the node's clock to say.
+		for _, p := range cacerts.Check(nil, s.CustomCACerts, time.Time{}) {
+			add("security", p.Path, p.Rule, p.Text)
 		}
 	}
 	found = append(found, checkCertificates(set, files)...)

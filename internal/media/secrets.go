@@ -32,6 +32,9 @@ var open = []string{
 // closed are names of fields that are secret wherever they stand.
 var closed = []string{"wakeonlan_password", "trust_token", "token", "password", "key"}
 
+// Sealed is shown for a document that is encrypted.
+const Sealed = "(sealed)"
+
 // Secrets are the paths of the fields that may hold a secret, as
 // "network.proxy.servers.a.password", sorted.
 func Secrets(set *seed.Set) ([]string, error) {
@@ -61,6 +64,10 @@ func walk(set *seed.Set, secret func(where string)) (map[string]any, error) {
 			return nil, fmt.Errorf("encoding seed %s: %w", name, err)
 		}
 		shown[name] = hide(tree, name, secret)
+	}
+	for _, m := range set.Sealed {
+		secret(stem(m.Name))
+		shown[stem(m.Name)] = Sealed
 	}
 	return shown, nil
 }

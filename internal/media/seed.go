@@ -81,7 +81,8 @@ func (c Change) checkRemove(before []byte) error {
 			return fmt.Errorf("removing seed %q: there is no such document: known are %s", name, strings.Join(seed.Names(), ", "))
 		}
 		// What is there and cannot be read may go, too.
-		if _, missing := set.Get(name); missing != nil && (err == nil || errors.Is(err, seed.Missing)) {
+		sealed := slices.ContainsFunc(set.Sealed, func(m seed.Member) bool { return stem(m.Name) == name })
+		if _, missing := set.Get(name); missing != nil && !sealed && (err == nil || errors.Is(err, seed.Missing)) {
 			return fmt.Errorf("removing seed %s: the image does not have it", name)
 		}
 	}

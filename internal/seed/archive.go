@@ -24,7 +24,7 @@ type Member struct {
 // the documents that are sound, for a caller that can only report: a document with
 // a problem is never half there.
 func Parse(r io.Reader) (*Set, error) {
-	members, err := readMembers(r)
+	members, err := ReadMembers(r)
 	if err != nil {
 		return &Set{}, err
 	}
@@ -58,8 +58,9 @@ func Read(members []Member) (*Set, error) {
 	return set, errors.Join(problems...)
 }
 
-// readMembers reads the regular files of an archive, in their order.
-func readMembers(r io.Reader) ([]Member, error) {
+// ReadMembers reads the regular files of an archive, in their order. No archive at all is
+// Missing.
+func ReadMembers(r io.Reader) ([]Member, error) {
 	head := make([]byte, 512)
 	n, err := io.ReadFull(r, head)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
@@ -172,7 +173,7 @@ func Write(w io.Writer, set *Set) error {
 // The installer uses it twice in one: the target's seed must not ask for another
 // installation, and what an outside medium said replaces what the image said.
 func Merge(r io.Reader, w io.Writer, replace *Set, remove ...string) error {
-	members, err := readMembers(r)
+	members, err := ReadMembers(r)
 	if err != nil && !errors.Is(err, Missing) {
 		return err
 	}
@@ -183,7 +184,7 @@ func Merge(r io.Reader, w io.Writer, replace *Set, remove ...string) error {
 			return err
 		}
 	}
-	fresh, err := readMembers(&added)
+	fresh, err := ReadMembers(&added)
 	if err != nil && !errors.Is(err, Missing) {
 		return err
 	}

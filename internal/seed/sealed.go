@@ -39,7 +39,8 @@ const (
 
 const ageMagic = "age-encryption.org/v1\n"
 
-func isSealed(file string) bool { return strings.HasSuffix(file, sealedEnding) }
+// SealedName tells whether a file of that name is sealed.
+func SealedName(file string) bool { return strings.HasSuffix(file, sealedEnding) }
 
 // IsSealed tells whether a text is encrypted with age, with armour or without.
 func IsSealed(data []byte) bool {
@@ -146,7 +147,7 @@ func NewKey() (private, public string, err error) {
 // checked first, since nobody sees a mistake in it afterwards. The name of the sealed file
 // is in the answer, as "network.yaml.age".
 func Seal(file string, data []byte, to ...age.Recipient) (Member, error) {
-	if isSealed(file) {
+	if SealedName(file) {
 		return Member{}, &Problem{File: file, Rule: RuleSealed, Text: "the document is sealed already"}
 	}
 	if err := new(Set).Decode(file, data); err != nil {
@@ -176,7 +177,7 @@ func (s *Set) Open(keys ...age.Identity) error {
 	sealed := s.Sealed
 	s.Sealed = nil
 	for _, m := range sealed {
-		data, err := unseal(m, keys)
+		data, err := Unseal(m, keys...)
 		if err != nil {
 			s.Sealed = append(s.Sealed, m)
 			problems = append(problems, err)
@@ -189,9 +190,9 @@ func (s *Set) Open(keys ...age.Identity) error {
 	return errors.Join(problems...)
 }
 
-// unseal gives the whole of a document, or an error: what is authentic at its beginning
-// may have been cut off behind.
-func unseal(m Member, keys []age.Identity) ([]byte, error) {
+// Unseal gives the text of a sealed document: the whole of it, or a *Problem. What is
+// authentic at its beginning may have been cut off behind.
+func Unseal(m Member, keys ...age.Identity) ([]byte, error) {
 	problem := func(rule, text string) error { return &Problem{File: m.Name, Rule: rule, Text: text} }
 	if len(keys) == 0 {
 		return nil, problem(RuleSealed, "the document is sealed, and no key is at hand")

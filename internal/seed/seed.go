@@ -131,7 +131,7 @@ func (s *Set) Decode(file string, data []byte) error {
 	if !ok {
 		return &Problem{File: file, Rule: "unknown-seed", Text: unknownSeed(name)}
 	}
-	if isSealed(file) {
+	if SealedName(file) {
 		if err := checkSealed(file, data); err != nil {
 			return err
 		}
