@@ -233,7 +233,7 @@ type NetworkWireguard struct {
 	Name string `json:"name" yaml:"name"`
 	// PrivateKey is 32 bytes in base64. Default: the one kept for a device of that name, or
 	// one that the node makes. It is shown hidden.
-	PrivateKey string `json:"private_key,omitempty" yaml:"private_key,omitempty"`
+	PrivateKey string `json:"private_key,omitempty" yaml:"private_key,omitempty" secret:"true"`
 	// Port is the UDP port to listen on, 1 to 65535; default: one that is free.
 	Port int `json:"port,omitempty" yaml:"port,omitempty"`
 	// Peers are the other ends; at most 256.
@@ -262,7 +262,7 @@ type NetworkWireguardPeer struct {
 	// Endpoint is host:port; default: the peer has to call first.
 	Endpoint string `json:"endpoint,omitempty" yaml:"endpoint,omitempty"`
 	// PresharedKey is 32 bytes in base64; default: none. It is shown hidden.
-	PresharedKey string `json:"preshared_key,omitempty" yaml:"preshared_key,omitempty"`
+	PresharedKey string `json:"preshared_key,omitempty" yaml:"preshared_key,omitempty" secret:"true"`
 	// PersistentKeepalive is after how many seconds without traffic a packet is sent, 1
 	// to 65535; default 0, never.
 	PersistentKeepalive int `json:"persistent_keepalive,omitempty" yaml:"persistent_keepalive,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"filippo.io/age"
@@ -197,33 +198,47 @@ func Unseal(m Member, keys ...age.Identity) ([]byte, error) {
 	if len(keys) == 0 {
 		return nil, problem(RuleSealed, "the document is sealed, and no key is at hand")
 	}
-	var in io.Reader = bytes.NewReader(m.Data)
-	if !bytes.HasPrefix(m.Data, []byte(ageMagic)) {
-		in = armor.NewReader(bufio.NewReader(in))
+	damaged := func(err error) error {
+		return problem("damaged", fmt.Sprintf("the sealed document cannot be read, it was changed or cut off: seal it again: %v", err))
 	}
-	out, err := age.Decrypt(in, keys...)
+	sealed := m.Data
+	if !bytes.HasPrefix(sealed, []byte(ageMagic)) {
+		var err error
+		if sealed, err = io.ReadAll(armor.NewReader(bufio.NewReader(bytes.NewReader(sealed)))); err != nil {
+			return nil, damaged(err)
+		}
+	}
+	if work := workFactor(sealed); work > maxWorkFactor {
+		return nil, problem("limit", fmt.Sprintf("to try a passphrase on it would cost 2^%d steps, and 2^%d is the most that a node takes: seal it with holdfast seed seal", work, maxWorkFactor))
+	}
+	out, err := age.Decrypt(bytes.NewReader(sealed), keys...)
 	var none *age.NoIdentityMatchError
 	if errors.As(err, &none) {
-		return nil, problem(RuleKey, noMatch(none))
+		return nil, problem(RuleKey, "the key at hand does not open it: it is sealed to another")
 	}
 	if err != nil {
-		return nil, problem("damaged", fmt.Sprintf("the sealed document cannot be read, it was changed or cut off: seal it again: %v", err))
+		return nil, damaged(err)
 	}
-	data, err := io.ReadAll(io.LimitReader(out, MaxMember+1))
+	data, err := io.ReadAll(out)
 	if err != nil {
-		return nil, problem("damaged", fmt.Sprintf("the sealed document was changed or cut off: seal it again: %v", err))
-	}
-	if len(data) > MaxMember {
-		return nil, problem("limit", fmt.Sprintf("more than %d bytes", MaxMember))
+		return nil, damaged(err)
 	}
 	return data, nil
 }
 
-func noMatch(err *age.NoIdentityMatchError) string {
-	for _, cause := range err.Errors {
-		if cause != nil && strings.Contains(cause.Error(), "work factor too large") {
-			return fmt.Sprintf("its passphrase costs too much to try: seal it with a work factor of at most %d", maxWorkFactor)
+// workFactor is the greatest one that the header asks for; 0 without a passphrase. The
+// header is text up to a line that begins with "---". (C2SP, age.md)
+func workFactor(sealed []byte) int {
+	greatest := 0
+	for line := range bytes.Lines(sealed) {
+		if bytes.HasPrefix(line, []byte("---")) {
+			break
+		}
+		if fields := strings.Fields(string(line)); len(fields) == 4 && fields[0] == "->" && fields[1] == "scrypt" {
+			if n, err := strconv.Atoi(fields[3]); err == nil {
+				greatest = max(greatest, n)
+			}
 		}
 	}
-	return "the key at hand does not open it: it is sealed to another"
+	return greatest
 }
