@@ -106,7 +106,7 @@ func TestParse_BadSeed_NamesFilePlaceAndWayOn(t *testing.T) {
 		"cut off":       {archive(t, "install.json", `{"version": "1"}`)[:520], "seed: the archive is cut off in the middle: write it again"},
 		"too large":     {archive(t, "install.json", strings.Repeat(" ", 1<<20+1)), "seed install.json: 1048577 bytes, at most 1048576 are read"},
 		"too many":      {archive(t, strings.Split(strings.Repeat("a,,", 65), ",")[:130]...), "seed: the archive has more than 64 members"},
-		"no app":        {archive(t, "applications.json", "{}"), `seed applications.json: applications: at least one application is needed, as [{"name": "incus"}]; or leave the file out`},
+		"no app":        {archive(t, "applications.json", "{}"), `seed applications.json:1: applications: at least one application is needed, as [{"name": "incus"}]; or leave the file out`},
 		"recovery key":  {archive(t, "security.json", `{"encryption_recovery_keys": []}`), "seed security.json:1: encryption_recovery_keys: recovery keys cannot be in a seed, which anybody with the medium can read: take them out, and set them at /1.0/system/security once the node runs"},
 	}
 	for name, c := range cases {
@@ -190,4 +190,52 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("a set that was read cannot be written: %v", err)
 		}
 	})
+}
+
+// Operations Center writes null for what nobody has chosen. An install that is null still
+// installs; a list that must not be empty is one that was left out.
+func TestParse_NullDocuments_AreDocumentsWithoutFields(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"YAML": archive(t, "install.yaml", "null", "incus.yaml", "null\n", "update.yaml", "~", "network.yaml", "null", "applications.yaml", "null", "provider.yaml", "null"),
+		"JSON": archive(t, "install.json", "null", "incus.json", " null ", "update.json", "null", "network.json", "null", "applications.json", "null", "provider.json", "null"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := seed.Parse(bytes.NewReader(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := &seed.Set{Install: &api.Install{}, Incus: &api.Incus{}, Update: &api.Update{}, Network: &api.Network{}}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// Tools append to an archive what they replace elsewhere: the first counts, as in IncusOS,
+// and a person is told that the second does not.
+func TestParse_TwoFilesForOneDocument_TheFirstCountsWithAWarning(t *testing.T) {
+	got, err := seed.Parse(bytes.NewReader(archive(t, "update.json", `{"channel": "stable"}`, "./update.yaml", "channel: [not even right]",
+		"kernel.yml", "{}", "kernel.yaml.age", "age-encryption.org/v1\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &seed.Set{Update: &api.Update{UpdateConfig: os.UpdateConfig{Channel: "stable"}}, Kernel: &api.Kernel{}, Warnings: []*seed.Problem{
+		{File: "update.yaml", Rule: "unique", Text: "it is not read, since update.json stands before it: remove one of them"},
+		{File: "kernel.yaml.age", Rule: "unique", Text: "it is not read, since kernel.yml stands before it: remove one of them"},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A password that begins with * or ! is no text for YAML. The message must not be the place
+// where it is read.
+func TestParse_UnquotedPassword_IsNotInTheMessage(t *testing.T) {
+	for _, password := range []string{"*hunter2", "!hunter2 x", "!!hunter2"} {
+		_, err := seed.Parse(bytes.NewReader(archive(t, "network.yaml", "proxy:\n  servers:\n    a: {password: "+password+"}\n")))
+		if err == nil || strings.Contains(err.Error(), "hunter") || !strings.Contains(err.Error(), "into quotes") {
+			t.Errorf("%s: got %v", password, err)
+		}
+	}
 }

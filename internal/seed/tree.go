@@ -81,10 +81,10 @@ func readTree(file string, data []byte) (*node, error) {
 func (n *node) isNull() bool { return n.kind == scalarNode && n.value == nil }
 
 // lineOf finds the line of a place as "target.bus" or "console[0]"; that of the nearest
-// place above it that can be found, 0 when there is none.
+// place above it when there is no such field.
 func (n *node) lineOf(at string) int {
 	steps := strings.FieldsFunc(at, func(r rune) bool { return strings.ContainsRune(".[]", r) })
-	line := 0
+	line := n.line
 	for _, step := range steps {
 		i := slices.Index(n.keys, step)
 		if n.kind == listNode {
