@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -295,11 +296,10 @@ func (h hostSeed) wipe(ctx context.Context, set *seed.Set) (err error) {
 // size; all else in it becomes zero. It gives the places of the secrets.
 func wipeSeed(partition media.Target, size int64, set *seed.Set) ([]string, error) {
 	rest := *set
-	rest.Install = nil
 	removed := rest.Wipe()
-	var archive strings.Builder
-	if err := seed.Write(&archive, &rest); err != nil {
+	var archive bytes.Buffer
+	if err := seed.MergeInstalled(bytes.NewReader(nil), &archive, &rest); err != nil {
 		return nil, err
 	}
-	return removed, media.WriteSeed(partition, media.Region{Size: size}, []byte(archive.String()))
+	return removed, media.WriteSeed(partition, media.Region{Size: size}, archive.Bytes())
 }

@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/seedsource"
-	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/seedmedia"
 )
 
@@ -24,21 +22,22 @@ import (
 // not start to live on its own disk instead. An archive that breaks off before such a
 // member is an error.
 //
-// A medium that asks for an installation does not count on a machine that was just
-// installed: the node's own disk would be taken for the medium as long as the stick stays.
+// The disk of a machine that was just installed has a mark in its archive: a stick that is
+// still plugged in does not make a medium of it.
 func (h Host) HasInstallSeed(ctx context.Context, device string, media bool) (bool, error) {
-	if media {
-		found, err := h.onMedia(ctx, seedsource.FindMedium)
-		if found.Origin != "" || err != nil {
-			return h.wantsInstall(found, err)
-		}
+	own, err := readOwnSeed(device)
+	if !media {
+		return own.install, err
 	}
-	install, any, err := readInstallMember(device)
-	if install || any || err != nil || !media {
-		return install, err
+	found, mediaErr := h.onMedia(ctx, seedsource.FindMedium)
+	if found.Origin != "" || mediaErr != nil {
+		wants, err := wantsInstall(found, mediaErr)
+		return wants && !own.installed, err
 	}
-	found, err := h.onMedia(ctx, seedsource.FindCloud)
-	return h.wantsInstall(found, err)
+	if own.install || own.any || own.installed || err != nil {
+		return own.install, err
+	}
+	return wantsInstall(h.onMedia(ctx, seedsource.FindCloud))
 }
 
 // onMedia looks on media with find. They have had their time to appear.
@@ -53,54 +52,58 @@ func (h Host) onMedia(ctx context.Context, find func(context.Context, seedsource
 	return find(ctx, media)
 }
 
-func (h Host) wantsInstall(found seedsource.Found, err error) (bool, error) {
+func wantsInstall(found seedsource.Found, err error) (bool, error) {
 	if err != nil && found.Origin == "" {
 		return false, err
 	}
 	// What is wrong with other documents is for the daemon to say.
-	if !seedsource.WantsInstall(found, err) {
-		return false, nil
-	}
-	complete, err := efi.Vars{Dir: filepath.Join(h.paths.Sys, "firmware/efi/efivars")}.InstallComplete()
-	return !complete, err
+	return seedsource.WantsInstall(found, err), nil
 }
 
-func readInstallMember(device string) (install, any bool, err error) {
+// ownSeed is what early boot wants to know of the archive in the seed partition.
+type ownSeed struct {
+	// install is true for a document install, any for a document at all.
+	install, any bool
+	// installed is true on a disk that an installation has written.
+	installed bool
+}
+
+func readOwnSeed(device string) (ownSeed, error) {
 	if device == "" {
-		return false, false, errors.New("the system disk has no partition 2 (seed-data): it was not written by Holdfast")
+		return ownSeed{}, errors.New("the system disk has no partition 2 (seed-data): it was not written by Holdfast")
 	}
 	f, err := os.Open(device)
 	if err != nil {
-		return false, false, fmt.Errorf("opening the seed partition: %w", err)
+		return ownSeed{}, fmt.Errorf("opening the seed partition: %w", err)
 	}
 	defer f.Close()
-	return hasInstallMember(bufio.NewReaderSize(f, 1<<20))
+	return scanOwnSeed(bufio.NewReaderSize(f, 1<<20))
 }
 
-// hasInstallMember looks for the document install; any is true for an archive with a
-// document at all.
-func hasInstallMember(r *bufio.Reader) (install, any bool, err error) {
+func scanOwnSeed(r *bufio.Reader) (found ownSeed, err error) {
 	// The magic word is at byte 257; without it there is no archive, only old bytes.
 	head, err := r.Peek(262)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return false, false, err
+		return found, err
 	}
 	if len(head) < 262 || string(head[257:]) != "ustar" {
-		return false, false, nil
+		return found, nil
 	}
 	archive := tar.NewReader(io.LimitReader(r, seed.MaxArchive))
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return false, any, nil
+			return found, nil
+		}
+		if err != nil && found.install {
+			return found, nil // what is damaged behind it is for the installer to say
 		}
 		if err != nil {
-			return false, any, fmt.Errorf("the archive is damaged: write it again: %w", err)
+			return found, fmt.Errorf("the archive is damaged: write it again: %w", err)
 		}
-		name, _ := seed.NameOf(strings.TrimPrefix(header.Name, "./"))
-		if name == "install" {
-			return true, true, nil
-		}
-		any = any || name != ""
+		name, _ := seed.NameOf(header.Name)
+		found.install = found.install || name == "install"
+		found.any = found.any || name != ""
+		found.installed = found.installed || strings.TrimPrefix(header.Name, "./") == seed.InstalledMark
 	}
 }

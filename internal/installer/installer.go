@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -334,18 +333,8 @@ func kind(disk block.Disk) install.Kind {
 // elsewhere replace it.
 func targetSeed(medium io.ReaderAt, o Options) ([]byte, error) {
 	source := io.NewSectionReader(medium, layout.SeedOffset(), layout.Size(layout.Seed))
-	var replace *seed.Set
-	if o.External != nil {
-		documents := *o.External
-		documents.Install = nil
-		documents.Sealed = slices.DeleteFunc(slices.Clone(documents.Sealed), func(m seed.Member) bool {
-			name, _ := seed.NameOf(m.Name)
-			return name == "install"
-		})
-		replace = &documents
-	}
 	var archive bytes.Buffer
-	if err := seed.Merge(source, &archive, replace, "install"); err != nil {
+	if err := seed.MergeInstalled(source, &archive, o.External); err != nil {
 		return nil, fmt.Errorf("making the seed of the target: %w", err)
 	}
 	return archive.Bytes(), nil

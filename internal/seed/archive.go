@@ -199,6 +199,36 @@ func Merge(r io.Reader, w io.Writer, replace *Set, remove ...string) error {
 	return writeMembers(w, append(members, fresh...))
 }
 
+// InstalledMark is a member without content in the archive of a disk that was installed. By
+// it early boot tells such a disk from a medium: a stick with an install seed that is still
+// plugged in at the first start must not install once more.
+const InstalledMark = "holdfast-installed"
+
+// MergeInstalled is Merge for the archive of a disk with a node on it: without a request to
+// install, and with InstalledMark.
+func MergeInstalled(r io.Reader, w io.Writer, replace *Set) error {
+	const install = "install"
+	if replace != nil {
+		copied := *replace
+		copied.Install = nil
+		copied.Sealed = slices.DeleteFunc(slices.Clone(copied.Sealed), func(m Member) bool {
+			name, _ := NameOf(m.Name)
+			return name == install
+		})
+		replace = &copied
+	}
+	var merged bytes.Buffer
+	if err := Merge(r, &merged, replace, install); err != nil {
+		return err
+	}
+	members, err := ReadMembers(&merged)
+	if err != nil && !errors.Is(err, Missing) {
+		return err
+	}
+	members = slices.DeleteFunc(members, func(m Member) bool { return m.Name == InstalledMark })
+	return writeMembers(w, append(members, Member{Name: InstalledMark}))
+}
+
 // Remove copies an archive from r to w without the named documents.
 func Remove(r io.Reader, w io.Writer, names ...string) error { return Merge(r, w, nil, names...) }
 
