@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/api/seed"
+	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	seeds "github.com/holdfast-os/holdfast/internal/seed"
+)
+
+func seedWithSecrets() *seeds.Set {
+	return &seeds.Set{
+		Install: &seed.Install{},
+		Network: &seed.Network{NetworkConfig: osapi.NetworkConfig{
+			DNS:   &osapi.NetworkDNS{Hostname: "node1"},
+			Proxy: &osapi.NetworkProxy{Servers: map[string]osapi.NetworkProxyServer{"a": {Host: "proxy", Password: "hunter2"}}}}},
+		Sealed: []seeds.Member{{Name: "update.yaml.age", Data: []byte("age-encryption.org/v1\n")}},
+	}
+}
+
+// Whoever takes the disk out finds what the node is, and no secret: not in the archive, and
+// not behind it where a longer one has been.
+func TestWipeSeed_Partition_HasNoSecretAnyMore(t *testing.T) {
+	const size = 4 << 20
+	var old bytes.Buffer
+	if err := seeds.Write(&old, seedWithSecrets()); err != nil {
+		t.Fatal(err)
+	}
+	partition := append(old.Bytes(), bytes.Repeat([]byte("hunter2 "), (size-old.Len())/8)...)
+	partition = append(partition, make([]byte, size-len(partition))...)
+	path := filepath.Join(t.TempDir(), "partition")
+	if err := os.WriteFile(path, partition, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed, err := wipeSeed(f, size, seedWithSecrets())
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"network.proxy.servers.a.password", "update.yaml.age"}, removed); diff != "" {
+		t.Error(diff)
+	}
+	left, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) != size || bytes.Contains(left, []byte("hunter2")) || bytes.Contains(left, []byte("age-encryption")) {
+		t.Errorf("%d bytes, secrets are left", len(left))
+	}
+	got, err := seeds.Parse(bytes.NewReader(left))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &seeds.Set{Network: &seed.Network{NetworkConfig: osapi.NetworkConfig{
+		DNS: &osapi.NetworkDNS{Hostname: "node1"}, Proxy: &osapi.NetworkProxy{Servers: map[string]osapi.NetworkProxyServer{"a": {Host: "proxy"}}}}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	members, err := seeds.ReadMembers(bytes.NewReader(left))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := members[len(members)-1].Name; last != seeds.InstalledMark {
+		t.Errorf("the last member is %s", last)
+	}
+}
+
+// An application that is reset months later starts from the seed as it was, secrets and all.
+func TestKeptSeed_WrittenAndRead_IsTheSame(t *testing.T) {
+	set := seedWithSecrets()
+	set.Sealed = nil
+	kept, err := keep(set, "the seed partition")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := kept.set()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(set, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A mistake is shown and left out on a node, and stops an installation. A sealed document
+// without its key is no mistake: without it the node would belong to nobody.
+func TestJudge_SeedWithProblems_GoesOnWaitsOrStops(t *testing.T) {
+	problem := func(rule string) error {
+		return errors.Join(&seeds.Problem{File: "x.yaml", Rule: rule, Text: "no"})
+	}
+	sealed := []seeds.Member{{Name: "network.yaml.age"}}
+	plain := &seed.Install{}
+	for name, test := range map[string]struct {
+		mode bootinfo.Mode
+		set  seeds.Set
+		err  error
+		ok   bool
+	}{
+		"sound":                            {bootinfo.Node, seeds.Set{}, nil, true},
+		"mistake on a node":                {bootinfo.Node, seeds.Set{}, problem("unknown-field"), true},
+		"mistake on a medium":              {bootinfo.Install, seeds.Set{Install: plain}, problem("unknown-field"), false},
+		"recovery keys on a node":          {bootinfo.Node, seeds.Set{}, problem(seeds.RuleRecoveryKeys), false},
+		"sealed on a node":                 {bootinfo.Node, seeds.Set{Sealed: sealed}, problem(seeds.RuleSealed), false},
+		"sealed on a medium":               {bootinfo.Install, seeds.Set{Install: plain, Sealed: sealed}, problem(seeds.RuleSealed), true},
+		"another key on a medium":          {bootinfo.Install, seeds.Set{Install: plain, Sealed: sealed}, problem(seeds.RuleKey), true},
+		"sealed request to install":        {bootinfo.Install, seeds.Set{Sealed: sealed}, problem(seeds.RuleSealed), false},
+		"sealed and a mistake on a medium": {bootinfo.Install, seeds.Set{Install: plain, Sealed: sealed}, errors.Join(problem(seeds.RuleSealed), problem("unknown-field")), false},
+		"damaged on a medium":              {bootinfo.Install, seeds.Set{Install: plain, Sealed: sealed}, problem("damaged"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := slog.New(slog.DiscardHandler)
+			host := &Host{log: log, info: bootinfo.Info{Mode: test.mode}, display: newScreens(t.Context(), t.TempDir(), log)}
+			set, err := hostSeed{host}.judge(&test.set, test.err)
+			if (err == nil) != test.ok || (set != nil) != test.ok {
+				t.Errorf("got %v, %v", set, err)
+			}
+		})
+	}
+}
