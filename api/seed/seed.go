@@ -87,8 +87,8 @@ type Update struct {
 	os.UpdateConfig
 }
 
-// Security adds trusted certificates. Recovery keys cannot be seeded: a seed stays
-// on the disk, unencrypted.
+// Security adds trusted certificates. Recovery keys cannot be seeded: whoever has the
+// medium could read them.
 type Security struct {
 	// Version is kept and not interpreted; default empty.
 	Version string `json:"version,omitempty"`
