@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +13,7 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/seed"
 )
 
 // How the documents of the seed become sections of the configuration. Each is taken once,
@@ -129,6 +133,59 @@ func (d *Daemon) seedServices(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// seedListener lets the first administrators of the applications in by the listener for
+// emergencies too.
+func (d *Daemon) seedListener(ctx context.Context) error {
+	return d.leaveOut(sectionListener, seedSection(ctx, d, sectionListener, func(ctx context.Context) (*osapi.FallbackListenerConfig, error) {
+		set, err := d.machine.Seed.Read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		clients := seededClients(set)
+		if len(clients) == 0 {
+			return nil, nil
+		}
+		return &osapi.FallbackListenerConfig{TrustedClientCertificates: clients}, nil
+	}))
+}
+
+// seededClients are the certificates of those who may do anything with the applications of
+// a seed, PEM, each once. Clients that Incus restricts to projects are not among them, and
+// what is no certificate is left out: Incus will say so.
+func seededClients(set *seed.Set) []string {
+	var given []string
+	if set.Incus != nil && set.Incus.Preseed != nil {
+		for _, c := range set.Incus.Preseed.Certificates {
+			if c.Type == "client" && !c.Restricted {
+				given = append(given, c.Certificate)
+			}
+		}
+	}
+	if set.MigrationManager != nil {
+		given = append(given, set.MigrationManager.TrustedClientCertificates...)
+	}
+	if set.OperationsCenter != nil {
+		given = append(given, set.OperationsCenter.TrustedClientCertificates...)
+	}
+	var all []string
+	for _, text := range given {
+		var der []byte
+		if block, _ := pem.Decode([]byte(text)); block != nil {
+			der = block.Bytes
+		} else if raw, err := base64.StdEncoding.DecodeString(text); err == nil {
+			der = raw
+		}
+		if _, err := x509.ParseCertificate(der); err != nil {
+			continue
+		}
+		one := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+		if !slices.Contains(all, one) {
+			all = append(all, one)
+		}
+	}
+	return all
 }
 
 // seedUsed lets the secrets of the seed go. That they are still there keeps no node from

@@ -115,7 +115,7 @@ func (d *Daemon) putService(r *httpapi.Request) (any, error) {
 
 // startServices applies what was asked for; a service that fails does not hold up the rest.
 func (d *Daemon) startServices(ctx context.Context) error {
-	if err := d.seedServices(ctx); err != nil {
+	if err := errors.Join(d.seedServices(ctx), d.seedListener(ctx)); err != nil {
 		return err
 	}
 	for _, section := range d.serviceSections() {

@@ -2,8 +2,16 @@ package daemon
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
@@ -127,4 +135,40 @@ func TestJudge_SeedWithProblems_GoesOnWaitsOrStops(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever is the administrator of Incus reaches the node also when Incus does not start;
+// whoever may only use a project does not.
+func TestSeededClients_OfAllApplications_AreThoseWithAllRights(t *testing.T) {
+	one, two, three := certificate(t, "one"), certificate(t, "two"), certificate(t, "three")
+	block, _ := pem.Decode([]byte(two))
+	set := &seeds.Set{
+		Incus: &seed.Incus{Preseed: &seed.IncusPreseed{Certificates: []seed.IncusCertificate{
+			{Type: "client", Certificate: one}, {Type: "client", Certificate: base64.StdEncoding.EncodeToString(block.Bytes)},
+			{Type: "client", Certificate: three, Restricted: true}, {Type: "metrics", Certificate: three}, {Type: "client", Certificate: "none"},
+			{Type: "client", Token: true},
+		}}},
+		MigrationManager: &seed.MigrationManager{TrustedClientCertificates: []string{one}},
+		OperationsCenter: &seed.OperationsCenter{TrustedClientCertificates: []string{two + "\n"}},
+	}
+	if diff := cmp.Diff([]string{one, two}, seededClients(set)); diff != "" {
+		t.Error(diff)
+	}
+	if got := seededClients(&seeds.Set{}); got != nil {
+		t.Errorf("got %q", got)
+	}
+}
+
+func certificate(t *testing.T, name string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
