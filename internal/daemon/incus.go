@@ -12,7 +12,7 @@ import (
 type incusProgram struct {
 	*incus.Client
 	setup *incus.Setup
-	seed  hostSeed
+	seed  *nodeSeed
 }
 
 // Ready also brings to the disk what Incus made at its start. It does not do so itself,

@@ -61,7 +61,7 @@ type Host struct {
 
 	mu    sync.Mutex
 	store *state.Store
-	seeds seedCache
+	seeds *nodeSeed
 
 	replaced replacement
 }
@@ -85,6 +85,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	}
 	h.access.roots, h.access.proxy = trustedRoots, h.localProxy
 	h.source = h.newProvider()
+	h.seeds = h.nodeSeed()
 	system := h.system()
 	manager := h.gated(h.apps(system))
 	updates := h.updates(system, manager)
@@ -92,7 +93,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	updates.agent.Keys = keys
 	h.daemon = New(Options{Root: root, Socket: Activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
-			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
+			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: h.seeds,
 			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
 			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, SecureBoot: keys,
@@ -270,19 +271,19 @@ func (h hostInstaller) Wanted(context.Context) (bool, error) {
 }
 
 func (h hostInstaller) Run(ctx context.Context, show Display) error {
-	set, err := hostSeed(h).Read(ctx)
+	set, err := h.seeds.Read(ctx)
 	if err != nil {
 		return err
 	}
 	if set.Install == nil {
-		return hostSeed(h).noInstall()
+		return h.seeds.noInstall()
 	}
 	release, err := h.facts.Release()
 	if err != nil {
 		return err
 	}
 	return installer.Run(ctx, installer.Options{
-		Seed: set, External: hostSeed(h).external(), SourceDisk: h.info.BootDisk, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
+		Seed: set, External: h.seeds.external(), SourceDisk: h.info.BootDisk, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
 	})
 }
 
@@ -337,7 +338,7 @@ func (h *Host) apps(system *updater.System) *apps.Manager {
 			return efi.ParseCertificates(db.Data)
 		}},
 		Units:     systemd.Manager{Run: run.Host},
-		Programs:  map[string]apps.Program{"incus": incusProgram{Client: client, setup: setup, seed: hostSeed{h}}},
+		Programs:  map[string]apps.Program{"incus": incusProgram{Client: client, setup: setup, seed: h.seeds}},
 		Catalogue: apps.Catalogue(), Root: root, Log: h.log,
 		Progress: func(name string, percent int) { h.display.Progress("downloading "+name, int64(percent), 100) },
 	}

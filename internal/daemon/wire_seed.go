@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -26,16 +27,6 @@ import (
 // errNoPartition is a system disk without a partition that the layout has.
 var errNoPartition = errors.New("no partition")
 
-// seedCache is what was read of the seed.
-type seedCache struct {
-	mu  sync.Mutex
-	set *seed.Set
-	// outside are the documents of a medium, as they were before anything was opened; nil
-	// when the seed is that of the system disk.
-	outside *seed.Set
-	kept    keptSeed
-}
-
 // keptSeed is the document "seed": the seed as the node has taken it over, on the encrypted
 // root volume. An application that is reset starts from it.
 type keptSeed struct {
@@ -49,36 +40,69 @@ type keptSeed struct {
 
 var seedDocument = state.Document{Name: "seed", Version: 1}
 
-// hostSeed is Seed: the archive on the disk that the machine was started from, or what
+// nodeSeed is Seed: the archive on the disk that the machine was started from, or what
 // package seedsource prefers to it.
-type hostSeed struct{ *Host }
+type nodeSeed struct {
+	mode bootinfo.Mode
+	log  *slog.Logger
+	// message shows news on the screen; level is "info", "warning" or "error".
+	message func(level, text string)
+	store   func() (*state.Store, error)
+	// partition is the path of the seed partition, or errNoPartition.
+	partition func(context.Context) (string, error)
+	media     plugged
+	// oem gives the OEM strings of the machine.
+	oem func() ([]string, error)
+
+	mu  sync.Mutex
+	set *seed.Set
+	// outside are the documents of a medium, as they were before anything was opened; nil
+	// when the seed is that of the system disk.
+	outside *seed.Set
+	kept    keptSeed
+}
+
+// plugged are media that may still be on their way.
+type plugged interface {
+	seedsource.Media
+	// Settle waits for those that are.
+	Settle(ctx context.Context) error
+}
+
+func (h *Host) nodeSeed() *nodeSeed {
+	return &nodeSeed{
+		mode: h.info.Mode, log: h.log, message: h.display.Message, store: h.openStore, media: seedmedia.Host{},
+		partition: func(ctx context.Context) (string, error) { return h.partition(ctx, layout.Seed) },
+		oem:       func() ([]string, error) { return smbios.OEMStrings(root) },
+	}
+}
 
 // Read gives the seed, read once. A node that has taken its seed over reads no medium.
-func (h hostSeed) Read(ctx context.Context) (*seed.Set, error) {
-	h.seeds.mu.Lock()
-	defer h.seeds.mu.Unlock()
-	if h.seeds.set != nil {
-		return h.seeds.set, nil
+func (h *nodeSeed) Read(ctx context.Context) (*seed.Set, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.set != nil {
+		return h.set, nil
 	}
-	if h.info.Mode == bootinfo.Node {
+	if h.mode == bootinfo.Node {
 		set, found, err := h.loadKept()
 		if err != nil {
 			return nil, err
 		}
 		if found {
-			h.seeds.set = set
+			h.set = set
 			return set, nil
 		}
 	}
 	set, err := h.find(ctx)
 	if err == nil {
-		h.seeds.set = set
+		h.set = set
 	}
 	return set, err
 }
 
-func (h hostSeed) loadKept() (*seed.Set, bool, error) {
-	store, err := h.openStore()
+func (h *nodeSeed) loadKept() (*seed.Set, bool, error) {
+	store, err := h.store()
 	if err != nil {
 		return nil, false, err
 	}
@@ -91,7 +115,7 @@ func (h hostSeed) loadKept() (*seed.Set, bool, error) {
 		h.log.Error("state document damaged, its last copy is used", "document", seedDocument.Name, "error", loaded.Damage)
 	}
 	set, err := kept.set()
-	h.seeds.kept = kept
+	h.kept = kept
 	return set, true, err
 }
 
@@ -115,25 +139,24 @@ func (k keptSeed) set() (*seed.Set, error) {
 // find looks for the seed. On a node a document with a mistake is shown and left out, since
 // a node cannot wait for somebody to mend it; but for a sealed one it waits, since without
 // it it would belong to nobody.
-func (h hostSeed) find(ctx context.Context) (*seed.Set, error) {
-	host := seedmedia.Host{}
-	if err := host.Settle(ctx); err != nil {
+func (h *nodeSeed) find(ctx context.Context) (*seed.Set, error) {
+	if err := h.media.Settle(ctx); err != nil {
 		return nil, err
 	}
-	found, err := seedsource.Find(ctx, host, func() (io.ReadCloser, error) { return h.open(ctx) })
-	if errors.Is(err, errNoPartition) && h.info.Mode == bootinfo.Node {
+	found, err := seedsource.Find(ctx, h.media, func() (io.ReadCloser, error) { return h.open(ctx) })
+	if errors.Is(err, errNoPartition) && h.mode == bootinfo.Node {
 		// What the seed said long ago is kept elsewhere; the node must not wait for it.
 		h.log.Error("starting without a seed", "error", err)
-		h.display.Message("warning", "the seed: "+err.Error())
+		h.message("warning", "the seed: "+err.Error())
 		return &seed.Set{}, nil
 	}
 	if err != nil && found.Origin == "" {
 		return nil, fmt.Errorf("reading the seed: %w", err)
 	}
-	h.seeds.outside = nil
+	h.outside = nil
 	if found.Outside {
 		raw := *found.Set
-		h.seeds.outside = &raw
+		h.outside = &raw
 	}
 	if found.Origin != "" {
 		h.log.Info("using a seed", "from", found.Origin)
@@ -142,24 +165,24 @@ func (h hostSeed) find(ctx context.Context) (*seed.Set, error) {
 		h.tell("warning", warning)
 	}
 	err = errors.Join(err, h.unseal(ctx, found.Set))
-	h.seeds.kept = keptSeed{Origin: found.Origin}
+	h.kept = keptSeed{Origin: found.Origin}
 	return h.judge(found.Set, err)
 }
 
 // judge says whether the node can go on with a seed that has mistakes.
-func (h hostSeed) judge(set *seed.Set, err error) (*seed.Set, error) {
+func (h *nodeSeed) judge(set *seed.Set, err error) (*seed.Set, error) {
 	if err == nil {
 		return set, nil
 	}
 	fatal := slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool { return p.Rule == seed.RuleRecoveryKeys })
-	sealed := len(set.Sealed) > 0 && (h.info.Mode == bootinfo.Node || set.Install == nil)
+	sealed := len(set.Sealed) > 0 && (h.mode == bootinfo.Node || set.Install == nil)
 	if sealed {
 		err = fmt.Errorf("%w; plug in a medium labelled %s with the file %s, or set the OEM string %s of the machine (SMBIOS type 11), and the node goes on by itself", err, seedsource.LabelKey, seedsource.FileKey, seedsource.KeyString)
 	}
 	onlyLocked := !slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool {
 		return p.Rule != seed.RuleSealed && p.Rule != seed.RuleKey
 	})
-	if fatal || sealed || h.info.Mode == bootinfo.Install && !onlyLocked {
+	if fatal || sealed || h.mode == bootinfo.Install && !onlyLocked {
 		return nil, fmt.Errorf("reading the seed: %w", err)
 	}
 	// Only an install medium comes here with what is locked: the disk gets it as it is, and
@@ -169,24 +192,24 @@ func (h hostSeed) judge(set *seed.Set, err error) (*seed.Set, error) {
 }
 
 // unseal opens what is sealed with the keys at hand.
-func (h hostSeed) unseal(ctx context.Context, set *seed.Set) error {
+func (h *nodeSeed) unseal(ctx context.Context, set *seed.Set) error {
 	if len(set.Sealed) == 0 {
 		return nil
 	}
-	keys, warnings := seedsource.Keys(ctx, seedmedia.Host{}, func() ([]string, error) { return smbios.OEMStrings(root) })
+	keys, warnings := seedsource.Keys(ctx, h.media, h.oem)
 	for _, warning := range warnings {
 		h.tell("warning", warning)
 	}
 	return set.Open(keys...)
 }
 
-func (h hostSeed) tell(level string, err error) {
+func (h *nodeSeed) tell(level string, err error) {
 	h.log.Warn("the seed", "problem", err)
-	h.display.Message(level, "the seed: "+err.Error())
+	h.message(level, "the seed: "+err.Error())
 }
 
-func (h hostSeed) open(ctx context.Context) (io.ReadCloser, error) {
-	device, err := h.partition(ctx, layout.Seed)
+func (h *nodeSeed) open(ctx context.Context) (io.ReadCloser, error) {
+	device, err := h.partition(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -199,38 +222,38 @@ func (h hostSeed) open(ctx context.Context) (io.ReadCloser, error) {
 
 // external are the documents of a medium for the disk that is installed; nil when the seed
 // came from the install medium itself.
-func (h hostSeed) external() *seed.Set {
-	h.seeds.mu.Lock()
-	defer h.seeds.mu.Unlock()
-	return h.seeds.outside
+func (h *nodeSeed) external() *seed.Set {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.outside
 }
 
 // noInstall is the error when early boot saw a seed with a request to install and now
 // there is another.
-func (h hostSeed) noInstall() error {
-	h.seeds.mu.Lock()
-	defer h.seeds.mu.Unlock()
-	h.seeds.set = nil // it is looked for again
-	return fmt.Errorf("installing: the seed of %s does not ask for it, and this start was for one that does: remove that medium, or restart with it plugged in", strings.TrimSpace(h.seeds.kept.Origin))
+func (h *nodeSeed) noInstall() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.set = nil // it is looked for again
+	return fmt.Errorf("installing: the seed of %s does not ask for it, and this start was for one that does: remove that medium, or restart with it plugged in", strings.TrimSpace(h.kept.Origin))
 }
 
 // Used keeps the seed on the root volume, and takes its secrets from the seed partition.
 // It may be called again, and after a call that was cut short.
-func (h hostSeed) Used(ctx context.Context) error {
+func (h *nodeSeed) Used(ctx context.Context) error {
 	set, err := h.Read(ctx)
 	if err != nil {
 		return err
 	}
-	h.seeds.mu.Lock()
-	defer h.seeds.mu.Unlock()
-	if h.seeds.kept.Wiped {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.kept.Wiped {
 		return nil
 	}
-	store, err := h.openStore()
+	store, err := h.store()
 	if err != nil {
 		return err
 	}
-	kept, err := keep(set, h.seeds.kept.Origin)
+	kept, err := keep(set, h.kept.Origin)
 	if err != nil {
 		return err
 	}
@@ -244,7 +267,7 @@ func (h hostSeed) Used(ctx context.Context) error {
 	if err := store.Save(seedDocument, kept); err != nil {
 		return fmt.Errorf("noting that the seed has no secrets any more: %w", err)
 	}
-	h.seeds.kept = kept
+	h.kept = kept
 	return nil
 }
 
@@ -265,8 +288,8 @@ func keep(set *seed.Set, origin string) (keptSeed, error) {
 }
 
 // wipe writes the seed partition anew, without secrets, and zeros behind it.
-func (h hostSeed) wipe(ctx context.Context, set *seed.Set) (err error) {
-	device, err := h.partition(ctx, layout.Seed)
+func (h *nodeSeed) wipe(ctx context.Context, set *seed.Set) (err error) {
+	device, err := h.partition(ctx)
 	if errors.Is(err, errNoPartition) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"math/big"
 	"os"
@@ -17,11 +19,13 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	seeds "github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/internal/state"
 )
 
 func seedWithSecrets() *seeds.Set {
@@ -128,8 +132,8 @@ func TestJudge_SeedWithProblems_GoesOnWaitsOrStops(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := slog.New(slog.DiscardHandler)
-			host := &Host{log: log, info: bootinfo.Info{Mode: test.mode}, display: newScreens(t.Context(), t.TempDir(), log)}
-			set, err := hostSeed{host}.judge(&test.set, test.err)
+			node := &nodeSeed{mode: test.mode, log: log, message: func(string, string) {}}
+			set, err := node.judge(&test.set, test.err)
 			if (err == nil) != test.ok || (set != nil) != test.ok {
 				t.Errorf("got %v, %v", set, err)
 			}
@@ -171,4 +175,159 @@ func certificate(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// sticks are media by label, each with files in its root folder.
+type sticks map[string]map[string]string
+
+func (sticks) Settle(context.Context) error { return nil }
+
+func (s sticks) Read(_ context.Context, label, dir string, _ int64, wanted func(string) bool) (map[string][]byte, bool, error) {
+	files, there := s[label]
+	out := map[string][]byte{}
+	for name, text := range files {
+		if dir == "." && wanted(name) {
+			out[name] = []byte(text)
+		}
+	}
+	return out, there, nil
+}
+
+// newNodeSeed is the seed of a node whose partition is a file.
+func newNodeSeed(t *testing.T, dir, partition string, media sticks) *nodeSeed {
+	t.Helper()
+	return &nodeSeed{
+		mode: bootinfo.Node, log: slog.New(slog.DiscardHandler), message: func(string, string) {}, media: media,
+		store:     func() (*state.Store, error) { return state.Open(filepath.Join(dir, "state")) },
+		partition: func(context.Context) (string, error) { return partition, nil },
+		oem:       func() ([]string, error) { return nil, nil },
+	}
+}
+
+// partitionWith is a file with an archive of these members.
+func partitionWith(t *testing.T, members ...seeds.Member) string {
+	t.Helper()
+	var archive bytes.Buffer
+	if err := seeds.Write(&archive, &seeds.Set{Sealed: members}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "partition")
+	if err := os.WriteFile(path, append(archive.Bytes(), make([]byte, 4<<20-archive.Len())...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The life of a sealed seed: the node waits for the key, uses it once, keeps the documents
+// where they are encrypted, and needs neither key nor partition at its next start. A stick
+// that somebody plugs in later changes nothing.
+func TestNodeSeed_SealedOnThePartition_IsTakenOverOnceAndForAll(t *testing.T) {
+	private, public, err := seeds.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := seeds.Recipients([]string{public}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := `{"setup_key": "hunter2", "enabled": true}`
+	sealed, err := seeds.Seal("services.yaml", []byte(`netbird: `+text), to...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, partition, media := t.TempDir(), partitionWith(t, sealed), sticks{}
+	node := newNodeSeed(t, dir, partition, media)
+	if _, err := node.Read(t.Context()); err == nil {
+		t.Fatal("the node goes on without the key")
+	}
+	media["SEED_KEY"] = map[string]string{"seed.key": private}
+	set, err := node.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &seeds.Set{Services: &seed.Services{Netbird: &seed.Netbird{Enabled: true, SetupKey: "hunter2"}}}
+	if diff := cmp.Diff(want, set); diff != "" {
+		t.Error(diff)
+	}
+	if err := node.Used(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadFile(partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(left, []byte("hunter2")) || bytes.Contains(left, []byte("age-encryption")) || bytes.Contains(left, []byte("AGE ENCRYPTED")) {
+		t.Error("the partition still has the secret, or what holds it")
+	}
+	delete(media, "SEED_KEY")
+	media["SEED_DATA"] = map[string]string{"update.yaml": "channel: testing"}
+	next := newNodeSeed(t, dir, filepath.Join(dir, "the disk has no such partition"), media)
+	set, err = next.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, set); diff != "" {
+		t.Error(diff)
+	}
+	if err := next.Used(t.Context()); err != nil {
+		t.Errorf("a seed that was wiped is wiped again: %v", err)
+	}
+}
+
+// The power fails between keeping and wiping: the next start wipes.
+func TestNodeSeed_CutBeforeTheWipe_IsWipedByTheNextStart(t *testing.T) {
+	dir := t.TempDir()
+	node := newNodeSeed(t, dir, filepath.Join(dir, "unreadable", "partition"), sticks{
+		"SEED_DATA": {"provider.yaml": "name: images\nconfig: {token: hunter2}"}})
+	if err := node.Used(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("got %v", err)
+	}
+	partition := partitionWith(t)
+	next := newNodeSeed(t, dir, partition, sticks{})
+	set, err := next.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set.Provider == nil || set.Provider.Config["token"] != "hunter2" {
+		t.Errorf("got %+v", set)
+	}
+	if err := next.Used(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := seeds.Parse(f)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	want := &seeds.Set{Provider: &seed.Provider{ProviderConfig: osapi.ProviderConfig{Name: "images", Config: map[string]string{}}}}
+	if diff := cmp.Diff(want, left, cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// An install medium hands on what it cannot read, and needs the key for nothing.
+func TestNodeSeed_InstallMediumWithoutTheKey_HandsOnTheSealedDocuments(t *testing.T) {
+	_, public, err := seeds.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := seeds.Recipients([]string{public}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := seeds.Seal("update.yaml", []byte("channel: stable"), to...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := newNodeSeed(t, t.TempDir(), "", sticks{"SEED_DATA": {"install.yaml": "{}", sealed.Name: string(sealed.Data)}})
+	node.mode = bootinfo.Install
+	if _, err := node.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&seeds.Set{Install: &seed.Install{}, Sealed: []seeds.Member{sealed}}, node.external()); diff != "" {
+		t.Error(diff)
+	}
 }
