@@ -88,17 +88,12 @@ func (d *Daemon) backupApplication(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, errors.Join(err, spool.Close())
 	}
-	return httpapi.Stream(func(w http.ResponseWriter, _ *http.Request) {
+	return httpapi.Stream(func(w http.ResponseWriter, _ *http.Request) error {
 		if err := errors.Join(send(w, spool, manifest, to), spool.Close()); err != nil {
-			d.log.Error("sending a backup", "application", name, "error", err)
-			// The caller must not take half of it for the whole: the end of the answer is
-			// never sent.
-			if err := http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)); err != nil {
-				d.log.Error("breaking off the answer", "error", err)
-			}
-			return
+			return fmt.Errorf("sending a backup of the application %s: %w", name, err)
 		}
 		d.lifecycle("application-backed-up", "/1.0/applications/"+name, nil)
+		return nil
 	}), nil
 }
 

@@ -92,11 +92,7 @@ func (d *Daemon) waitOperation(r *httpapi.Request) (any, error) {
 }
 
 func (d *Daemon) events(*httpapi.Request) (any, error) {
-	return httpapi.Stream(func(w http.ResponseWriter, r *http.Request) {
-		if err := event.Serve(w, r, d.hub); err != nil {
-			d.log.Debug("a listener of events has gone", "error", err)
-		}
-	}), nil
+	return httpapi.Stream(func(w http.ResponseWriter, r *http.Request) error { return event.Serve(w, r, d.hub) }), nil
 }
 
 func (d *Daemon) readAudit(r *httpapi.Request) (any, error) {

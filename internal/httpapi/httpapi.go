@@ -156,8 +156,12 @@ type Tagged struct {
 	Tag any
 }
 
-// Stream is an answer that the handler writes itself, as a websocket.
-type Stream func(w http.ResponseWriter, r *http.Request)
+// Stream is an answer that the handler writes itself, as a websocket or a long download. An
+// error before the first byte is answered as that of a handler. Behind it the answer is
+// broken off, so that nobody takes half of it for the whole. Of a connection that was taken
+// over (101), and of a stream that has answered with a status of 400 or more, the error is
+// only why it ended.
+type Stream func(w http.ResponseWriter, r *http.Request) error
 
 // Async is an answer that names an operation which goes on: HTTP 202, type "async".
 type Async struct {
@@ -176,7 +180,8 @@ type Seen struct {
 	// Caller is as Request.Caller gives it, From the address that is known of it, as far
 	// as an application has passed it on.
 	Caller, From string
-	// Code is the HTTP status, Err why a request was refused.
+	// Code is the HTTP status, Err why a request was refused. A stream that was broken off
+	// has 500, whatever its beginning said.
 	Code int
 	Err  error
 	// Change is what a handler has said with Request.Made by now; 0 when it said nothing.

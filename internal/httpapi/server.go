@@ -60,8 +60,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}()
 	}
 	if stream, ok := answer.(Stream); ok && err == nil {
-		seen.Code = http.StatusSwitchingProtocols
-		s.stream(stream, w, r)
+		seen.Code, seen.Err = s.stream(stream, w, r)
 		return
 	}
 	if err != nil {
@@ -97,16 +96,6 @@ func (s *Server) background(w http.ResponseWriter, r *http.Request, do func(cont
 		}()
 		do(s.after)
 	}()
-}
-
-// stream runs a handler that writes its answer itself.
-func (s *Server) stream(stream Stream, w http.ResponseWriter, r *http.Request) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			s.log.Error("stream panicked", "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))
-		}
-	}()
-	stream(w, r)
 }
 
 // safely turns a panic into an error.

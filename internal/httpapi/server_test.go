@@ -343,7 +343,10 @@ func TestAsync_IsAnEnvelopeThatNamesTheOperation(t *testing.T) {
 			return httpapi.Async{Path: "/1.0/operations/x", Answer: map[string]string{"id": "x"}}, nil
 		}},
 		{Method: "GET", Path: "/1.0/stream", Doc: "stream", Handler: func(*httpapi.Request) (any, error) {
-			return httpapi.Stream(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }), nil
+			return httpapi.Stream(func(w http.ResponseWriter, _ *http.Request) error {
+				w.WriteHeader(http.StatusTeapot)
+				return nil
+			}), nil
 		}},
 	}, quiet())
 	if err != nil {

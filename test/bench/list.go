@@ -12,6 +12,7 @@ import (
 func measurements() []measurement {
 	return slices.Concat(
 		sizes(),
+		images(),
 		whole(),
 		installs(),
 		starts(),

@@ -51,11 +51,15 @@ func measureAll(ctx context.Context, args []string) (err error) {
 	root := flags.String("root", ".", "the project's folder")
 	only := flags.String("only", "", "take these measurements alone, as name,name; \"none\" only writes the page")
 	list := flags.Bool("list", false, "list the measurements")
+	static := flags.String("static", "", "serve this folder and do nothing else: what -only images compares with")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
 		}
 		return err
+	}
+	if *static != "" {
+		return serveStatic(ctx, *static)
 	}
 	all := measurements()
 	if *list {

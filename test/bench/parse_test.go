@@ -266,3 +266,14 @@ func TestBenchmarkMetrics_WhatGoTestWrites_IsReadByUnit(t *testing.T) {
 		}
 	}
 }
+
+// The name of a program may have spaces and brackets; both modes count.
+func TestParseProcessorTime_Stat_AddsUserAndSystemMode(t *testing.T) {
+	got, err := parseProcessorTime("42 (a) 7 (b) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 8 0 1234 567")
+	if err != nil || got != 1750*time.Millisecond {
+		t.Errorf("got %s, %v", got, err)
+	}
+	if _, err := parseProcessorTime("42 (a) S 1 2"); err == nil {
+		t.Error("a cut line is taken")
+	}
+}
