@@ -105,8 +105,9 @@ type Daemon struct {
 
 	serving sync.Mutex
 	server  *http.Server
-	// accepting is the listener of server.
+	// accepting is the listener of server; served is closed when server serves no more.
 	accepting net.Listener
+	served    chan struct{}
 	handler   http.Handler
 }
 
@@ -205,7 +206,9 @@ func (d *Daemon) listen(context.Context) error {
 		Handler: d.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
 	}
+	d.served = make(chan struct{})
 	go func() {
+		defer close(d.served)
 		if err := d.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			d.log.Error("serving the API", "error", err)
 		}
@@ -255,6 +258,9 @@ func (d *Daemon) stop() error {
 	}
 	d.hub.Close()
 	defer d.closeAudit()
+	// A Serve that begins behind Shutdown would close its socket at any time later, and with
+	// it remove the file of the next daemon's.
+	defer func() { <-d.served }()
 	if socket, ok := d.accepting.(*drainListener); ok {
 		if err := socket.drain(ctx); err != nil {
 			d.log.Warn("a request that came in last may be lost", "error", err)

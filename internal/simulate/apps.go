@@ -19,11 +19,14 @@ var applicationsDocument = state.Document{Name: "applications", Version: 1}
 
 // applications is daemon.Apps and daemon.AppUpdates. What is installed is kept where a node
 // keeps it.
-type applications struct{ *Node }
+type applications struct {
+	*Node
+	documents *state.Store
+}
 
 func (a applications) load() (apps.State, error) {
 	found := apps.State{}
-	_, err := a.store.Load(applicationsDocument, &found)
+	_, err := a.documents.Load(applicationsDocument, &found)
 	return found, err
 }
 
@@ -38,7 +41,7 @@ func (a applications) change(do func(apps.State) error) error {
 	if err := do(found); err != nil {
 		return err
 	}
-	return a.store.Save(applicationsDocument, found)
+	return a.documents.Save(applicationsDocument, found)
 }
 
 // List is part of daemon.Apps.
@@ -64,7 +67,7 @@ func (a applications) Add(ctx context.Context, name string) error {
 			return fmt.Errorf("%w: application %s comes with a later release", daemon.ErrUnsupported, name)
 		}
 		found[name] = apps.Record{Version: version, Initialized: true}
-		return nil
+		return a.ensure(name)
 	})
 }
 
@@ -135,7 +138,7 @@ func (a applications) Remove(ctx context.Context, name string) error {
 }
 
 // StartAll is part of daemon.AppUpdates.
-func (a applications) StartAll(ctx context.Context) error { return a.faults.hit(ctx, "apps.start") }
+func (a applications) StartAll(ctx context.Context) error { return a.startAll(ctx) }
 
 // Ensure is part of daemon.AppUpdates.
 func (a applications) Ensure(ctx context.Context, seeded []string) error {

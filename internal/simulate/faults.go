@@ -44,10 +44,12 @@ type Fault struct {
 // FaultPoints are the points at which something can go wrong.
 func FaultPoints() []string {
 	return []string{
-		"apps.add", "apps.check", "apps.configure", "apps.remove", "apps.restart", "apps.start", "console.start",
+		"apps.add", "apps.check", "apps.configure", "apps.data-start", "apps.data-stop", "apps.initialize", "apps.remove", "apps.restart",
+		"apps.start", "backup.cards", "backup.enroll", "backup.free", "console.start",
 		"extensions.refresh", "facts.environment", "facts.resources", "facts.storage", "kernel.apply", "kernel.state",
 		"logging.apply", "logging.state", "network.apply", "network.flush-dns", "network.online", "network.state",
 		"pools.ensure", "power.poweroff", "power.reboot", "power.suspend", "provider.apply", "requirements.check",
+		"reset.partitions", "reset.seed", "reset.tpm", "secureboot.append", "secureboot.bind", "secureboot.look", "secureboot.room",
 		"security.apply", "security.prepare", "security.rebind", "security.state", "services.apply", "services.state", "state.open", "updates.check", "updates.plan",
 	}
 }

@@ -12,12 +12,10 @@ import (
 	incusapi "github.com/lxc/incus/v6/shared/api"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
-	seedapi "github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/change"
 	"github.com/holdfast-os/holdfast/internal/console"
 	"github.com/holdfast-os/holdfast/internal/daemon"
 	"github.com/holdfast-os/holdfast/internal/network"
-	seeds "github.com/holdfast-os/holdfast/internal/seed"
 )
 
 // version is the release that a simulated node runs.
@@ -30,13 +28,14 @@ const (
 
 // machine is the node behind the daemon's interfaces.
 func (n *Node) machine() daemon.Machine {
-	apps := applications{n}
+	apps := applications{n, n.store}
 	return daemon.Machine{
-		Facts: facts{n}, Requirements: nothing{n}, Installer: nothing{n}, Seed: seed{n.o.Seed},
+		Facts: facts{n}, Requirements: nothing{n}, Installer: nothing{n}, Seed: seed{n},
 		Keys: keys{n}, Security: n.securitySetting(), Services: n.services(), Hands: n.hands("services.apply"),
 		Kernel: n.kernelSetting(), Network: n.networkSetting(), Logging: n.loggingSetting(), Provider: n.providerSetting(),
-		Resolver: nothing{n}, Identity: n.identity, Extensions: nothing{n}, Pools: nothing{n}, Apps: apps, AppUpdates: apps, Updates: updates{n, apps},
+		Resolver: nothing{n}, Identity: n.identity, Extensions: nothing{n}, Pools: pools{n}, Apps: apps, AppUpdates: apps, Updates: updates{n, apps},
 		Power: power{n}, Diagnosis: diagnosis{n.journal, n}, Display: display{n}, Doing: display{n}, Notify: notify{n},
+		Backups: backups{n}, AppData: appData{n, apps, &n.exchanging}, Resets: resets{n}, SecureBoot: secureBoot{n.firmware},
 	}
 }
 
@@ -122,32 +121,6 @@ func (h nothing) Wanted(context.Context) (bool, error)            { return false
 func (h nothing) Run(ctx context.Context, _ daemon.Display) error { return ctx.Err() }
 func (h nothing) FlushDNS(ctx context.Context) error              { return h.faults.hit(ctx, "network.flush-dns") }
 func (h nothing) Refresh(ctx context.Context) error               { return h.faults.hit(ctx, "extensions.refresh") }
-func (h nothing) Ensure(ctx context.Context) error                { return h.faults.hit(ctx, "pools.ensure") }
-
-// seed is daemon.Seed.
-type seed struct{ Seed }
-
-func (s seed) Read(context.Context) (*seeds.Set, error) {
-	set := &seeds.Set{}
-	if s.Update != nil {
-		set.Update = &seedapi.Update{UpdateConfig: *s.Update}
-	}
-	if s.Provider != nil {
-		set.Provider = &seedapi.Provider{ProviderConfig: *s.Provider}
-	}
-	if s.Network != nil {
-		set.Network = &seedapi.Network{NetworkConfig: *s.Network}
-	}
-	if s.Applications != nil {
-		set.Applications = &seedapi.Applications{}
-	}
-	for _, name := range s.Applications {
-		set.Applications.Applications = append(set.Applications.Applications, seedapi.Application{Name: name})
-	}
-	return set, nil
-}
-
-func (seed) Used(context.Context) error { return nil }
 
 // power is daemon.Power.
 type power struct{ *Node }

@@ -6,13 +6,20 @@
 // what Node shows afterwards: a network that was carried out has addresses, a compressed
 // swap that was asked for is there. What a node keeps lies in one folder:
 //
-//	state/                     the kept documents (internal/state)
+//	kept/                      what a node keeps: documents (internal/state) in state/, keys
+//	state                      a link to kept/state
 //	audit/                     the audit log (internal/audit)
 //	run/incus-os/unix.socket   the API; unix.socket is a link to it
 //	client.crt, client.key     who may use the API over HTTPS
 //	server.crt, server.key     who the node is there
 //	env                        where it is, for the command line and a shell
-//	machine-id                 who it is; names and addresses follow from it
+//	machine-id                 who it is; its name follows from it
+//	hardware-id                which machine it is; the addresses of its cards follow from it
+//	seed.tar, esp/             the seed's partition, and the ESP
+//	root/                      the data of applications, as root/var/lib/incus
+//	firmware.json              the variables of Secure Boot, whose private keys are the files
+//	                           secureboot-PK.key, secureboot-KEK.key and secureboot-db.key
+//	volumes.json, pool.local   what the TPM, and what the kept key of the pool opens
 //	faults.json                what is to go wrong (Fault); it may be written at any time
 //	lock                       held while the node runs
 //
@@ -57,11 +64,14 @@ import (
 
 // Names below the folder of a node.
 const (
-	stateDir    = "state"
+	keptDir     = "kept"
+	stateDir    = keptDir + "/state"
+	stateLink   = "state"
 	auditDir    = "audit"
 	socketLink  = "unix.socket"
 	socketFile  = "run/incus-os/unix.socket"
 	machineFile = "machine-id"
+	hardwareID  = "hardware-id"
 	lockFile    = "lock"
 	// maxSocket is the longest path of a socket on Linux, in bytes.
 	maxSocket = 107
@@ -106,12 +116,15 @@ type Node struct {
 	journal   *journal
 	faults    *faults
 	machineID string
-	store     *state.Store
 	lock      *os.File
 	identity  identity
 	actions   chan string
+	// exchanging is held while the data of an application is replaced.
+	exchanging sync.Mutex
 
 	mu       sync.Mutex
+	store    *state.Store
+	firmware *firmware
 	daemon   *daemon.Daemon
 	started  time.Time
 	hardware hardware
@@ -141,10 +154,13 @@ func New(o Options) (*Node, error) {
 	if n.faults, err = newFaults(dir, o.Faults, n.log); err != nil {
 		return nil, err
 	}
-	if err := n.prepare(); err != nil {
+	err = n.prepare()
+	if err == nil {
+		err = n.boot()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("simulating a node in %s: %w", dir, err), n.Close())
 	}
-	n.boot()
 	return n, nil
 }
 
@@ -160,11 +176,19 @@ func (n *Node) prepare() error {
 	if err := syscall.Flock(int(n.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return fmt.Errorf("another node runs there, or %s cannot be locked: %w", lockFile, err)
 	}
-	if n.machineID, err = n.readMachineID(); err != nil {
+	if err := n.moveOld(); err != nil {
 		return err
 	}
 	if n.o.Cards == nil {
-		n.o.Cards = cards(n.machineID)
+		machineID, err := n.readID(machineFile, "")
+		if err != nil {
+			return err
+		}
+		hardware, err := n.readID(hardwareID, machineID)
+		if err != nil {
+			return err
+		}
+		n.o.Cards = cards(hardware)
 	}
 	if n.identity, err = newIdentity(n.o.Dir); err != nil {
 		return err
@@ -175,43 +199,91 @@ func (n *Node) prepare() error {
 	if err := os.Symlink(socketFile, n.path(socketLink)); err != nil {
 		return err
 	}
-	n.store, err = state.Open(n.path(stateDir))
-	return err
+	return n.writeSeed()
+}
+
+// moveOld takes the documents of a folder that an earlier release made, and makes the link.
+func (n *Node) moveOld() error {
+	if err := os.MkdirAll(n.path(keptDir), 0o700); err != nil {
+		return err
+	}
+	info, err := os.Lstat(n.path(stateLink))
+	if err == nil && info.IsDir() {
+		err = os.Rename(n.path(stateLink), n.path(stateDir))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(n.path(stateLink)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(stateDir, n.path(stateLink))
 }
 
 func (n *Node) path(name string) string { return filepath.Join(n.o.Dir, name) }
 
 var machineForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-func (n *Node) readMachineID() (string, error) {
-	text, err := os.ReadFile(n.path(machineFile))
+// readID reads an identifier; one that is missing is made, and is first when that is given.
+func (n *Node) readID(file, first string) (string, error) {
+	text, err := os.ReadFile(n.path(file))
 	if errors.Is(err, fs.ErrNotExist) {
-		random := make([]byte, 16)
-		if _, err := rand.Read(random); err != nil {
-			return "", err
+		id := first
+		if id == "" {
+			random := make([]byte, 16)
+			if _, err := rand.Read(random); err != nil {
+				return "", err
+			}
+			id = hex.EncodeToString(random)
 		}
-		id := hex.EncodeToString(random)
-		return id, os.WriteFile(n.path(machineFile), []byte(id+"\n"), 0o600)
+		return id, os.WriteFile(n.path(file), []byte(id+"\n"), 0o600)
 	}
 	id := strings.TrimSpace(string(text))
 	if err == nil && !machineForm.MatchString(id) {
-		err = fmt.Errorf("%s holds no 32 hexadecimal digits", machineFile)
+		err = fmt.Errorf("%s holds no 32 hexadecimal digits", file)
 	}
 	return id, err
 }
 
 // boot makes what a start of a machine finds, and a daemon for it.
-func (n *Node) boot() {
+func (n *Node) boot() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.store != nil {
+		if err := n.store.Close(); err != nil {
+			return err
+		}
+		n.store = nil
+	}
+	if err := n.early(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(n.path(keptDir), 0o700); err != nil {
+		return err
+	}
+	if err := n.resume(); err != nil {
+		return err
+	}
+	var err error
+	if n.machineID, err = n.readID(machineFile, ""); err != nil {
+		return err
+	}
+	if n.store, err = state.Open(n.path(stateDir)); err != nil {
+		return err
+	}
+	if n.firmware, err = newFirmware(n); err != nil {
+		return err
+	}
+	store := n.store
 	n.started = time.Now()
 	n.hardware = newHardware()
 	n.net = networkHands{n: n}
 	n.daemon = daemon.New(daemon.Options{
 		Root: n.o.Dir, Socket: daemon.Activated, Log: n.log, Clock: n.clock(), Machine: n.machine(),
-		Documents: func() (daemon.Documents, error) { return n.store, n.faults.hit(context.Background(), "state.open") },
+		Documents: func() (daemon.Documents, error) { return store, n.faults.hit(context.Background(), "state.open") },
 		Audit:     func() (audit.Files, error) { return audit.OpenDirectory(n.path(auditDir)) },
 	})
+	return nil
 }
 
 func (n *Node) clock() daemon.Clock {
@@ -264,7 +336,9 @@ func (n *Node) Run(ctx context.Context) error {
 			return err
 		}
 		n.log.Info("the simulated node starts again")
-		n.boot()
+		if err := n.boot(); err != nil {
+			return fmt.Errorf("starting the simulated node again: %w", err)
+		}
 	}
 }
 

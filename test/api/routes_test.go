@@ -40,7 +40,7 @@ func TestEveryGET_SimulatedNode_AnswersOrSaysWhatComesLater(t *testing.T) {
 		asked++
 		want := http.StatusOK
 		switch {
-		case route.Later != "", text == "/internal/secureboot": // a simulated machine has no such keys
+		case route.Later != "":
 			want = http.StatusNotImplemented
 		case text == "/1.0/events":
 			want = http.StatusBadRequest // it is a websocket
