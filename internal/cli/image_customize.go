@@ -18,8 +18,11 @@ type customizeFlags struct {
 	in, out, options, kind, network string
 	applications, target, trust     []string
 	seeds                           []string
-	force                           bool
+	force, interactive              bool
 }
+
+// anyDisk is the --install-target that describes no disk: there must be one alone.
+const anyDisk = "any"
 
 func imageCustomizeCommand(env *Env) *cobra.Command {
 	f := customizeFlags{}
@@ -32,7 +35,8 @@ func imageCustomizeCommand(env *Env) *cobra.Command {
 			"trusted_certificates and seeds; flags win. Without secrets the choice has an identifier,\n" +
 			"which is the same wherever it is made.",
 		Example: "  holdfast image customize --in Holdfast.img.gz --out node.img --application incus --install-target bus=nvme --trust client.crt\n" +
-			"  holdfast image customize --in Holdfast.img.gz --out node.iso --type iso --options node.yaml",
+			"  holdfast image customize --in Holdfast.img.gz --out node.iso --type iso --options node.yaml\n" +
+			"  holdfast image customize --interactive",
 		Args: args(),
 	}
 	fs := c.Flags()
@@ -41,43 +45,54 @@ func imageCustomizeCommand(env *Env) *cobra.Command {
 	fs.StringVar(&f.options, "options", "", "file with the choice")
 	fs.StringVar(&f.kind, "type", "", "raw or iso (default raw)")
 	fs.StringArrayVar(&f.applications, "application", nil, "application to install; may be repeated")
-	fs.StringSliceVar(&f.target, "install-target", nil, "install on the disk with bus=, id=, min_size=, max_size=, sort_order=")
+	fs.StringSliceVar(&f.target, "install-target", nil, "install on the disk with bus=, id=, min_size=, max_size=, sort_order=; any is the only one that is there")
 	fs.BoolVar(&f.force, "force-install", false, "install over what is on the disk")
 	fs.StringVar(&f.network, "network", "", "file with the network configuration")
 	fs.StringArrayVar(&f.trust, "trust", nil, "PEM certificate of a client to trust; may be repeated")
 	fs.StringArrayVar(&f.seeds, "seed", nil, "seed file, named provider.yaml for example; may be repeated")
+	fs.BoolVarP(&f.interactive, "interactive", "i", false, "ask for what the flags do not say, and show the command line that does the same")
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if f.interactive {
+			if err := askCustomize(c.Context(), env, c, &f); err != nil {
+				return err
+			}
+		}
 		if f.in == "" || f.out == "" {
-			return usage(c, errors.New("--in and --out are needed"))
+			return usage(c, errors.New("--in and --out are needed, or --interactive"))
 		}
-		choice, err := f.choice(c)
-		if err != nil {
-			return wrongChoice(err)
-		}
-		set, err := choice.Seed()
-		if err != nil {
-			return wrongChoice(err)
-		}
-		err = rewriteImage(c.Context(), f.in, f.out, func(t media.Table) (media.Plan, error) {
-			kind, err := t.KindOf()
-			if err != nil {
-				return media.Plan{}, err
-			}
-			if choice.Architecture != "" && choice.Architecture != kind.Architecture || choice.Version != "" && choice.Version != kind.Version {
-				return media.Plan{}, fmt.Errorf("the choice is for %s %s, and the image is release %s for %s", choice.Version, choice.Architecture, kind.Version, kind.Architecture)
-			}
-			if choice.Type != media.TypeISO && t.Sector != 512 {
-				return media.Plan{}, fmt.Errorf("%s is a CD: begin with the raw image, or make another CD with --type iso", f.in)
-			}
-			choice.Architecture, choice.Version = kind.Architecture, kind.Version
-			return media.Customize(t, media.Change{Add: set, Only: true}, choice.Type == media.TypeISO)
-		})
-		if err != nil {
-			return err
-		}
-		return tellChoice(env, f.out, choice)
+		return customizeImage(c, env, f)
 	}
 	return c
+}
+
+// customizeImage writes the image that the flags describe.
+func customizeImage(c *cobra.Command, env *Env, f customizeFlags) error {
+	choice, err := f.choice(c)
+	if err != nil {
+		return wrongChoice(err)
+	}
+	set, err := choice.Seed()
+	if err != nil {
+		return wrongChoice(err)
+	}
+	err = rewriteImage(c.Context(), f.in, f.out, func(t media.Table) (media.Plan, error) {
+		kind, err := t.KindOf()
+		if err != nil {
+			return media.Plan{}, err
+		}
+		if choice.Architecture != "" && choice.Architecture != kind.Architecture || choice.Version != "" && choice.Version != kind.Version {
+			return media.Plan{}, fmt.Errorf("the choice is for %s %s, and the image is release %s for %s", choice.Version, choice.Architecture, kind.Version, kind.Architecture)
+		}
+		if choice.Type != media.TypeISO && t.Sector != 512 {
+			return media.Plan{}, fmt.Errorf("%s is a CD: begin with the raw image, or make another CD with --type iso", f.in)
+		}
+		choice.Architecture, choice.Version = kind.Architecture, kind.Version
+		return media.Customize(t, media.Change{Add: set, Only: true}, choice.Type == media.TypeISO)
+	})
+	if err != nil {
+		return err
+	}
+	return tellChoice(env, f.out, choice)
 }
 
 func tellChoice(env *Env, path string, choice media.Choice) error {
@@ -168,12 +183,15 @@ func (f customizeFlags) addSeeds(choice *media.Choice) error {
 
 func parseTarget(words []string) (*api.InstallTarget, error) {
 	target := &api.InstallTarget{}
+	if len(words) == 1 && words[0] == anyDisk {
+		return target, nil
+	}
 	fields := map[string]*string{"bus": &target.Bus, "id": &target.ID, "min_size": &target.MinSize, "max_size": &target.MaxSize, "sort_order": &target.SortOrder}
 	for _, word := range words {
 		name, value, ok := strings.Cut(word, "=")
 		field := fields[name]
 		if !ok || field == nil {
-			return nil, fmt.Errorf("--install-target %q: want bus=, id=, min_size=, max_size= or sort_order=", word)
+			return nil, fmt.Errorf("--install-target %q: want bus=, id=, min_size=, max_size= or sort_order=, or any alone", word)
 		}
 		*field = value
 	}
