@@ -7,14 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-os/holdfast/internal/customizer"
+	"github.com/holdfast-os/holdfast/internal/netboot"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
@@ -24,6 +28,7 @@ const serveGrace = 30 * time.Second
 type imageServeFlags struct {
 	listen, cert, key, cache string
 	downloads                int
+	boot                     []string
 }
 
 func imageServeCommand(env *Env) *cobra.Command {
@@ -36,10 +41,14 @@ func imageServeCommand(env *Env) *cobra.Command {
 			"customizer of IncusOS.\n\n" +
 			"Images are made ready once, in a cache beside the tree, and never packed again. Stopping\n" +
 			"lets running downloads go on for half a minute.\n\n" +
+			"With --boot machines start from it over the network (HTTP boot of UEFI): the image of the\n" +
+			"choice in FILE is at /boot/NAME.img, to be given out by DHCP. The choice is a document as\n" +
+			"POST /1.0/choices takes it, in YAML or JSON, without secrets and with an install seed.\n\n" +
 			"The environment variables LISTEN_ADDRESS, TLS_CERT and TLS_KEY stand for the flags that\n" +
 			"are not given.",
 		Example: "  holdfast image serve .build/release\n" +
-			"  holdfast image serve /srv/releases --tls-cert server.crt --tls-key server.key",
+			"  holdfast image serve /srv/releases --tls-cert server.crt --tls-key server.key\n" +
+			"  holdfast image serve /srv/releases --boot rack1=rack1.yaml",
 		Args: args("TREE"),
 	}
 	flags := c.Flags()
@@ -48,6 +57,7 @@ func imageServeCommand(env *Env) *cobra.Command {
 	flags.StringVar(&f.key, "tls-key", "", "PEM file of the certificate's private key")
 	flags.StringVar(&f.cache, "cache", "", "folder for images made ready (default .customizer in the tree)")
 	flags.IntVar(&f.downloads, "max-downloads", 500, "downloads at a time; more are asked to come back")
+	flags.StringArrayVar(&f.boot, "boot", nil, "NAME=FILE: serve the image of a choice for a start over the network; may be repeated")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		for variable, flag := range map[string]*string{"LISTEN_ADDRESS": &f.listen, "TLS_CERT": &f.cert, "TLS_KEY": &f.key} {
 			if *flag == "" {
@@ -80,8 +90,12 @@ func serveImages(ctx context.Context, env *Env, tree string, f imageServeFlags) 
 		address = f.listen
 	}
 	log := slog.New(slog.NewTextHandler(env.Stderr, nil))
+	boot, err := bootChoices(f.boot)
+	if err != nil {
+		return err
+	}
 	service, err := customizer.New(customizer.Options{
-		Tree: tree, Cache: f.cache, MaxDownloads: f.downloads, PKCS12: pkcs12(env.Run), Now: env.Now, Log: log,
+		Tree: tree, Cache: f.cache, Boot: boot, MaxDownloads: f.downloads, PKCS12: pkcs12(env.Run), Now: env.Now, Log: log,
 	})
 	if err != nil {
 		return err
@@ -94,8 +108,39 @@ func serveImages(ctx context.Context, env *Env, tree string, f imageServeFlags) 
 	if _, err := fmt.Fprintf(env.Stdout, "Serving images of %s at %s://%s\n", tree, scheme, listener.Addr()); err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	for _, name := range slices.Sorted(maps.Keys(boot)) {
+		url := fmt.Sprintf("%s://%s%s", scheme, listener.Addr(), customizer.BootPath(name, boot[name]))
+		err := netboot.CheckURL(url)
+		if err == nil {
+			_, err = fmt.Fprintf(env.Stdout, "Machines start from %s\n", url)
+		}
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
 	go keepPrepared(ctx, service, log)
 	return serveImagesUntilDone(ctx, listener, secure, service)
+}
+
+// bootChoices reads the choices that machines start from, given as NAME=FILE.
+func bootChoices(given []string) (map[string]customizer.Choice, error) {
+	all := map[string]customizer.Choice{}
+	for _, word := range given {
+		name, file, ok := strings.Cut(word, "=")
+		if _, twice := all[name]; !ok || twice {
+			return nil, fmt.Errorf("--boot %q: want NAME=FILE, each name once", word)
+		}
+		text, err := readJSONFile(file)
+		if err != nil {
+			return nil, err
+		}
+		c, err := customizer.DecodeChoice(text)
+		if err != nil {
+			return nil, &listedError{fmt.Sprintf("the choice in %s cannot be served:\n  %s", file, strings.ReplaceAll(err.Error(), "\n", "\n  ")), err}
+		}
+		all[name] = c
+	}
+	return all, nil
 }
 
 // keepPrepared makes new releases ready before somebody asks for them.

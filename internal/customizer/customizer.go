@@ -9,6 +9,8 @@
 //	GET  /1.0/images/<id> -> the image of a choice without secrets, as often as wanted
 //	POST /1.0/choices     -> what would be in the image, and what is wrong with the choice
 //	GET  /1.0/releases    -> what there is to choose from
+//	GET  /boot/<name>.img -> the image of a choice that the operator has named, as firmware
+//	                         takes it for a start over the network (package netboot)
 //
 // A choice is plain data. Its id is the SHA-256 of its canonical form; the server keeps the
 // last few choices by id, and a link can carry its choice in the query ("choice"), so that it
@@ -53,6 +55,9 @@ type Options struct {
 	Cache string
 	// Region is the seed's partition; default that of the partition table.
 	Region splice.Region
+	// Boot are choices that machines start from over the network, by name: /boot/NAME.img or
+	// NAME.iso. Whoever reaches the service reads them, so none may hold a secret; default none.
+	Boot map[string]Choice
 	// MaxDownloads bounds the images that are sent at a time; default 500.
 	MaxDownloads int
 	// MaxLinkBytes bounds the seeds that wait in memory for their download; default 64 MiB.
@@ -104,6 +109,9 @@ func New(o Options) (*Service, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := checkBoot(o.Boot); err != nil {
+		return nil, err
 	}
 	t, err := openTree(o.Tree)
 	if err != nil {

@@ -35,6 +35,7 @@ func (s *Service) routes() *http.ServeMux {
 		{"GET", "/1.0/images/{id}", true, s.getImage},
 		{"POST", "/1.0/updates", true, s.postUpdate},
 		{"GET", "/1.0/files/{id}", true, s.getFile},
+		{"GET", "/boot/{name}", false, s.getBoot},
 		{"GET", "/ui", false, func(w http.ResponseWriter, r *http.Request) error {
 			http.Redirect(w, r, "/ui/", http.StatusMovedPermanently)
 			return nil

@@ -24,6 +24,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/netboot"
 	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
@@ -125,7 +126,7 @@ func (o Options) run(ctx context.Context) error {
 		o.Console(Warn, problem.Error())
 	}
 	plan, err := install.NewPlan(install.Input{Arch: o.Arch, Medium: machine.Medium, Target: target, Used: used,
-		Forget: machine.InstallComplete, Seed: archive, Restart: o.Seed.Install.ForceReboot, NewGUID: newGUID})
+		Forget: machine.InstallComplete, Seed: archive, Restart: o.Seed.Install.ForceReboot || netboot.InMemory(o.SourceDisk), NewGUID: newGUID})
 	if err != nil {
 		return errors.Join(err, host.Close())
 	}

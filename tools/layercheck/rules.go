@@ -47,7 +47,8 @@ var domains = []string{
 	"internal/recovery", "internal/cacerts", "internal/services", "internal/bundle", "internal/apidoc",
 	"internal/packages", "internal/delta", "internal/tuf", "internal/fetch", "internal/parts", "internal/slotfeed", "internal/update",
 	"internal/operationscenter", "internal/imageauth", "internal/secureboot", "internal/pcr", "internal/keyupdate",
-	"internal/splice", "internal/prompt", "internal/customizer", "internal/media", "internal/backup", "internal/reset", "internal/cloudinit", "internal/seedsource",
+	"internal/splice", "internal/prompt", "internal/netboot", "internal/customizer", "internal/media", "internal/backup", "internal/reset", "internal/cloudinit",
+	"internal/seedsource",
 }
 
 // shells are the packages that may import adapters.
