@@ -42,15 +42,11 @@ func askCustomize(ctx context.Context, env *Env, c *cobra.Command, f *customizeF
 			return err
 		}
 	}
-	choice, err := f.choice(c)
+	_, choice, err := f.choice(c)
 	if err != nil {
-		return wrongChoice(err)
+		return err
 	}
-	set, err := choice.Seed()
-	if err != nil {
-		return wrongChoice(err)
-	}
-	shown, err := media.Hidden(set)
+	shown, err := media.Hidden(&choice.Seeds)
 	if err != nil {
 		return err
 	}

@@ -67,27 +67,23 @@ func imageCustomizeCommand(env *Env) *cobra.Command {
 
 // customizeImage writes the image that the flags describe.
 func customizeImage(c *cobra.Command, env *Env, f customizeFlags) error {
-	choice, err := f.choice(c)
+	options, choice, err := f.choice(c)
 	if err != nil {
-		return wrongChoice(err)
-	}
-	set, err := choice.Seed()
-	if err != nil {
-		return wrongChoice(err)
+		return err
 	}
 	err = rewriteImage(c.Context(), f.in, f.out, func(t media.Table) (media.Plan, error) {
 		kind, err := t.KindOf()
 		if err != nil {
 			return media.Plan{}, err
 		}
-		if choice.Architecture != "" && choice.Architecture != kind.Architecture || choice.Version != "" && choice.Version != kind.Version {
+		if options.Architecture != "" && choice.Architecture != kind.Architecture || choice.Version != "" && choice.Version != kind.Version {
 			return media.Plan{}, fmt.Errorf("the choice is for %s %s, and the image is release %s for %s", choice.Version, choice.Architecture, kind.Version, kind.Architecture)
 		}
 		if choice.Type != media.TypeISO && t.Sector != 512 {
 			return media.Plan{}, fmt.Errorf("%s is a CD: begin with the raw image, or make another CD with --type iso", f.in)
 		}
 		choice.Architecture, choice.Version = kind.Architecture, kind.Version
-		return media.Customize(t, media.Change{Add: set, Only: true}, choice.Type == media.TypeISO)
+		return media.Customize(t, media.Change{Add: &choice.Seeds, Only: true}, choice.Type == media.TypeISO)
 	})
 	if err != nil {
 		return err
@@ -97,12 +93,16 @@ func customizeImage(c *cobra.Command, env *Env, f customizeFlags) error {
 
 func tellChoice(env *Env, path string, choice media.Choice) error {
 	text := fmt.Sprintf("Wrote %s (release %s for %s)\n", path, choice.Version, choice.Architecture)
-	id, err := choice.ID()
-	switch {
-	case err == nil:
-		text += "The choice is " + id + "\n"
-	case !errors.Is(err, media.ErrSecrets):
+	secrets, err := choice.Secrets()
+	if err != nil {
 		return err
+	}
+	if len(secrets) == 0 {
+		id, err := choice.ID()
+		if err != nil {
+			return err
+		}
+		text += "The choice is " + id + "\n"
 	}
 	return write(env.Stdout, []byte(cleanLines(text)))
 }
@@ -115,15 +115,28 @@ func wrongChoice(err error) error {
 	return &listedError{"the choice is not as a node takes it, nothing was written:\n  " + strings.ReplaceAll(problems.Error(), "\n", "\n  "), err}
 }
 
-// choice joins the document and the flags.
-func (f customizeFlags) choice(c *cobra.Command) (media.Choice, error) {
-	choice := media.Choice{}
+// choice joins the document and the flags, and gives what is wrong with them as a person
+// reads it.
+func (f customizeFlags) choice(c *cobra.Command) (media.ChoiceOptions, media.Choice, error) {
+	options, err := f.joined(c)
+	if err != nil {
+		return options, media.Choice{}, wrongChoice(err)
+	}
+	choice, err := options.Choice()
+	if err != nil {
+		return options, choice, wrongChoice(err)
+	}
+	return options, choice, nil
+}
+
+func (f customizeFlags) joined(c *cobra.Command) (media.ChoiceOptions, error) {
+	choice := media.ChoiceOptions{}
 	if f.options != "" {
 		text, err := readJSONFile(f.options)
 		if err != nil {
 			return choice, err
 		}
-		if choice, err = media.DecodeChoice(text); err != nil {
+		if choice, err = media.DecodeOptions(text); err != nil {
 			return choice, err
 		}
 	}
@@ -173,7 +186,7 @@ func readJSONFile(path string) ([]byte, error) {
 
 // addSeeds takes the seed files into the choice, after they were read on their own: so what
 // is wrong is told with file and line.
-func (f customizeFlags) addSeeds(choice *media.Choice) error {
+func (f customizeFlags) addSeeds(choice *media.ChoiceOptions) error {
 	set, err := readDocuments(f.seeds)
 	if err != nil {
 		return err

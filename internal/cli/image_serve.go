@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-os/holdfast/internal/customizer"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/netboot"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
@@ -42,8 +43,8 @@ func imageServeCommand(env *Env) *cobra.Command {
 			"Images are made ready once, in a cache beside the tree, and never packed again. Stopping\n" +
 			"lets running downloads go on for half a minute.\n\n" +
 			"With --boot machines start from it over the network (HTTP boot of UEFI): the image of the\n" +
-			"choice in FILE is at /boot/NAME.img, to be given out by DHCP. The choice is a document as\n" +
-			"POST /1.0/choices takes it, in YAML or JSON, without secrets and with an install seed.\n\n" +
+			"choice in FILE is at /boot/NAME.img, to be given out by DHCP. FILE is a document as\n" +
+			"image customize --options takes it, without secrets, and it has to install.\n\n" +
 			"The environment variables LISTEN_ADDRESS, TLS_CERT and TLS_KEY stand for the flags that\n" +
 			"are not given.",
 		Example: "  holdfast image serve .build/release\n" +
@@ -134,11 +135,13 @@ func bootChoices(given []string) (map[string]customizer.Choice, error) {
 		if err != nil {
 			return nil, err
 		}
-		c, err := customizer.DecodeChoice(text)
+		options, err := media.DecodeOptions(text)
 		if err != nil {
 			return nil, &listedError{fmt.Sprintf("the choice in %s cannot be served:\n  %s", file, strings.ReplaceAll(err.Error(), "\n", "\n  ")), err}
 		}
-		all[name] = c
+		if all[name], err = options.Choice(); err != nil {
+			return nil, err
+		}
 	}
 	return all, nil
 }

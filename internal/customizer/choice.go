@@ -2,9 +2,7 @@ package customizer
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,82 +11,21 @@ import (
 	"strings"
 
 	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/seed"
 )
 
 // Types of images.
 const (
-	TypeRaw = "raw"
-	TypeISO = "iso"
+	TypeRaw = media.TypeRaw
+	TypeISO = media.TypeISO
 )
 
-// Architectures of images.
-var architectures = []string{"x86_64", "aarch64"}
+// Choice is what a person wants in an image.
+type Choice = media.Choice
 
-// Choice is what a person wants in an image. It is plain data: the same choice has the same
-// canonical form and the same ID, wherever it was made.
-type Choice struct {
-	// Architecture is "x86_64" or "aarch64".
-	Architecture string
-	// Type is TypeRaw or TypeISO.
-	Type string
-	// Channel is the one to take the newest release of; default "stable".
-	Channel string
-	// Version is one release, whatever its channels; default the newest of the channel.
-	Version string
-	// Offline has the node never look for updates by itself, and adds a medium with the
-	// applications; default false.
-	Offline bool
-	// Seeds are the documents for the node's first boot; nil is left out.
-	Seeds seed.Set
-}
-
-// canonical is the form of a choice that its ID is made of, and that links hold. Fields and
-// documents are ordered by name.
-type canonical struct {
-	Architecture string                     `json:"architecture"`
-	Channel      string                     `json:"channel"`
-	Offline      bool                       `json:"offline,omitempty"`
-	Seeds        map[string]json.RawMessage `json:"seeds,omitempty"`
-	Type         string                     `json:"type"`
-	Version      string                     `json:"version,omitempty"`
-}
-
-// Canonical is the choice as JSON, always the same bytes for the same choice.
-func (c Choice) Canonical() ([]byte, error) {
-	form := canonical{c.Architecture, c.Channel, c.Offline, map[string]json.RawMessage{}, c.Type, c.Version}
-	for _, name := range seed.Names() {
-		document, err := c.Seeds.Get(name)
-		if errors.Is(err, seed.Missing) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if form.Seeds[name], err = json.Marshal(document); err != nil {
-			return nil, fmt.Errorf("encoding seed %s: %w", name, err)
-		}
-	}
-	text, err := json.Marshal(form)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the choice: %w", err)
-	}
-	return text, nil
-}
-
-// ID is the SHA-256 of the canonical form, hexadecimal.
-func (c Choice) ID() (string, error) {
-	text, err := c.Canonical()
-	if err != nil {
-		return "", err
-	}
-	return idOf(text), nil
-}
-
-func idOf(canonical []byte) string {
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:])
-}
+// File is one member of the seed's archive.
+type File = media.Member
 
 // inLink is the canonical form as it stands in a link.
 func inLink(canonical []byte) string { return base64.RawURLEncoding.EncodeToString(canonical) }
@@ -108,7 +45,7 @@ func fromLink(text string) (Choice, error) {
 // DecodeChoice reads a choice. The error is config.Problems when the document can be read
 // and is wrong, with all that is wrong.
 func DecodeChoice(data []byte) (Choice, error) {
-	c := Choice{Channel: "stable"}
+	c := Choice{Channel: media.DefaultChannel}
 	var p config.Problems
 	var seeds json.RawMessage
 	err := decodeFields(data, "", &p, map[string]any{
@@ -119,18 +56,20 @@ func DecodeChoice(data []byte) (Choice, error) {
 		return Choice{}, err
 	}
 	if len(seeds) > 0 {
-		if err := c.decodeSeeds(seeds, &p); err != nil {
+		if err := decodeSeeds(&c.Seeds, seeds, &p); err != nil {
 			return Choice{}, err
 		}
 	}
 	if c.Channel == "" {
-		c.Channel = "stable"
+		c.Channel = media.DefaultChannel
 	}
-	c.check(&p)
+	for _, wrong := range c.Check() {
+		p.Add(wrong.Path, wrong.Rule, "%s", wrong.Text)
+	}
 	return c, p.Err()
 }
 
-func (c *Choice) decodeSeeds(data json.RawMessage, p *config.Problems) error {
+func decodeSeeds(set *seed.Set, data json.RawMessage, p *config.Problems) error {
 	documents := map[string]*json.RawMessage{}
 	fields := map[string]any{}
 	for _, name := range seed.Names() {
@@ -145,7 +84,7 @@ func (c *Choice) decodeSeeds(data json.RawMessage, p *config.Problems) error {
 		if len(document) == 0 {
 			continue
 		}
-		for _, problem := range seedProblems(c.Seeds.Decode(name+".json", document)) {
+		for _, problem := range seedProblems(set.Decode(name+".json", document)) {
 			p.Add(joinPath("seeds."+name, problem.Path), problem.Rule, "%s", problem.Text)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/splice"
 )
 
@@ -257,7 +258,7 @@ func (s *Service) linkOf(c Choice) (string, error) {
 	if len(encoded) > maxLink {
 		return "", nil
 	}
-	id := idOf(text)
+	id := media.IDOf(text)
 	s.choices.put(id, c, len(text))
 	return "/1.0/images/" + id + "?choice=" + encoded, nil
 }

@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/splice"
 )
 
@@ -89,7 +90,7 @@ func (t *tree) read(name string, limit int64) ([]byte, error) {
 // path is where a file of a release lies, once it is sure that it does.
 func (t *tree) path(version, filename string) (string, error) {
 	name := path.Join(version, filename)
-	if !isWord(version) || version == "" || !filepath.IsLocal(filename) {
+	if !media.IsWord(version) || version == "" || !filepath.IsLocal(filename) {
 		return "", fmt.Errorf("looking for %q of the release %q: these are no names of files", filename, version)
 	}
 	info, err := t.root.Stat(name)
@@ -140,7 +141,7 @@ func imageType(kind string) api.Type {
 // newest are the images that people will ask for, the newest release first.
 func newest(index api.Index) (all []published) {
 	for _, channel := range channels(index) {
-		for _, architecture := range architectures {
+		for _, architecture := range media.Architectures {
 			for _, kind := range []string{TypeRaw, TypeISO} {
 				one, err := find(index, Choice{Architecture: architecture, Type: kind, Channel: channel})
 				if err == nil && !slices.Contains(all, one) {

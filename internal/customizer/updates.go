@@ -22,6 +22,7 @@ import (
 
 	api "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/config"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/splice"
 )
 
@@ -61,8 +62,8 @@ func decodeUpdate(data []byte) (wantedUpdate, error) {
 		}
 	}
 	for i, name := range u.architectures {
-		if !slices.Contains(architectures, name) {
-			p.Add(fmt.Sprintf("architectures[%d]", i), "choice", "%q is not one of %s", name, strings.Join(architectures, ", "))
+		if !slices.Contains(media.Architectures, name) {
+			p.Add(fmt.Sprintf("architectures[%d]", i), "choice", "%q is not one of %s", name, strings.Join(media.Architectures, ", "))
 		}
 	}
 	return u, p.Err()

@@ -1,47 +1,16 @@
 package media
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
-	api "github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/seed"
 )
-
-// Choice is what a person wants in an image, as plain data: the document of `holdfast
-// image customize --options`. The short fields are for what most people want; Seeds has
-// room for everything.
-type Choice struct {
-	// Architecture is "x86_64" or "aarch64"; default that of the image.
-	Architecture string `json:"architecture,omitempty"`
-	// Type is "raw" or "iso"; default "raw".
-	Type string `json:"type,omitempty"`
-	// Channel is the one to take the newest release of; default "stable".
-	Channel string `json:"channel,omitempty"`
-	// Version is one release, 12 digits; default that of the image.
-	Version string `json:"version,omitempty"`
-	// Applications are names, as "incus"; default none.
-	Applications []string `json:"applications,omitempty"`
-	// InstallTarget has the image install itself on the disk that it describes; default none.
-	InstallTarget *api.InstallTarget `json:"install_target,omitempty"`
-	// ForceInstall has the image install itself, over what is on the disk; default false.
-	ForceInstall bool `json:"force_install,omitempty"`
-	// Network is the seed "network"; default none, which asks each card for an address.
-	Network json.RawMessage `json:"network,omitempty"`
-	// TrustedCertificates are PEM certificates of clients, for every chosen application that
-	// has a list of them; without a chosen one for Incus. Default none.
-	TrustedCertificates []string `json:"trusted_certificates,omitempty"`
-	// Seeds are documents by name; default none.
-	Seeds map[string]json.RawMessage `json:"seeds,omitempty"`
-}
 
 // Types of images, and the default channel.
 const (
@@ -53,220 +22,53 @@ const (
 // maxWord bounds a channel and a version, in bytes.
 const maxWord = 64
 
-// ErrSecrets means that a choice has no ID and no link: they are kept by browsers, proxies
-// and logs, and the choice has secrets.
-var ErrSecrets = errors.New("a choice with secrets has no link")
+// Architectures are those of images, which a caller must not change.
+var Architectures = []string{"x86_64", "aarch64"}
 
-// DecodeChoice reads a choice out of JSON. The error is Problems when it can be read and
-// says something wrong.
-func DecodeChoice(text []byte) (Choice, error) {
-	c := Choice{}
-	fields := map[string]any{
-		"architecture": &c.Architecture, "type": &c.Type, "channel": &c.Channel, "version": &c.Version,
-		"applications": &c.Applications, "install_target": &c.InstallTarget, "force_install": &c.ForceInstall,
-		"network": &c.Network, "trusted_certificates": &c.TrustedCertificates, "seeds": &c.Seeds,
-	}
-	var given map[string]json.RawMessage
-	if err := json.Unmarshal(text, &given); err != nil {
-		return Choice{}, fmt.Errorf("reading the choice: %w", err)
-	}
-	var problems Problems
-	for _, name := range slices.Sorted(maps.Keys(given)) {
-		to, known := fields[name]
-		if !known {
-			problems = append(problems, Problem{Path: name, Rule: "unknown-field",
-				Text: "there is no such field: known are " + strings.Join(slices.Sorted(maps.Keys(fields)), ", ")})
+// Choice is an image that somebody wants, with nothing left open: what `holdfast image
+// customize` and the service behind `holdfast image serve` make images of. It is plain data:
+// the same choice has the same canonical form and the same ID, wherever it was made.
+// ChoiceOptions are how people write it down.
+type Choice struct {
+	// Architecture is "x86_64" or "aarch64".
+	Architecture string
+	// Type is TypeRaw or TypeISO.
+	Type string
+	// Channel is the one to take the newest release of.
+	Channel string
+	// Version is one release, whatever its channels; default the newest of the channel.
+	Version string
+	// Offline has the node never look for updates by itself, and goes with a medium with the
+	// applications; default false.
+	Offline bool
+	// Seeds are the documents for the node's first boot; nil is left out.
+	Seeds seed.Set
+}
+
+// canonical is the form of a choice that its ID is made of, and that links hold. Fields and
+// documents are ordered by name.
+type canonical struct {
+	Architecture string                     `json:"architecture"`
+	Channel      string                     `json:"channel"`
+	Offline      bool                       `json:"offline,omitempty"`
+	Seeds        map[string]json.RawMessage `json:"seeds,omitempty"`
+	Type         string                     `json:"type"`
+	Version      string                     `json:"version,omitempty"`
+}
+
+// Canonical is the choice as JSON, always the same bytes for the same choice.
+func (c Choice) Canonical() ([]byte, error) {
+	form := canonical{c.Architecture, c.Channel, c.Offline, map[string]json.RawMessage{}, c.Type, c.Version}
+	for _, name := range seed.Names() {
+		document, err := c.Seeds.Get(name)
+		if errors.Is(err, seed.Missing) {
 			continue
 		}
-		d := json.NewDecoder(bytes.NewReader(given[name]))
-		d.DisallowUnknownFields()
-		if err := d.Decode(to); err != nil {
-			problems = append(problems, Problem{Path: name, Rule: "type", Text: fmt.Sprintf("it cannot be read: %v", err)})
-		}
-	}
-	if len(problems) > 0 {
-		return Choice{}, problems
-	}
-	return c, c.Check()
-}
-
-// Check gives all that is wrong with a choice, as Problems.
-func (c Choice) Check() error {
-	var problems Problems
-	add := func(path, rule, format string, args ...any) {
-		problems = append(problems, Problem{Path: path, Rule: rule, Text: fmt.Sprintf(format, args...)})
-	}
-	if !slices.Contains([]string{"", "x86_64", "aarch64"}, c.Architecture) {
-		add("architecture", "choice", "%q is not one of x86_64, aarch64", c.Architecture)
-	}
-	if !slices.Contains([]string{"", TypeRaw, TypeISO}, c.Type) {
-		add("type", "choice", "%q is not one of raw, iso", c.Type)
-	}
-	for _, word := range [][2]string{{"channel", c.Channel}, {"version", c.Version}} {
-		if len(word[1]) > maxWord || strings.Trim(word[1], "abcdefghijklmnopqrstuvwxyz0123456789.-_") != "" {
-			add(word[0], "word", "small letters, digits, dots and dashes, at most %d", maxWord)
-		}
-	}
-	told := len(problems)
-	for i, text := range c.TrustedCertificates {
-		if err := checkCertificate(text); err != nil {
-			add(fmt.Sprintf("trusted_certificates[%d]", i), "certificate", "%v", err)
-		}
-	}
-	if len(problems) > told {
-		c.TrustedCertificates = nil // they are told, and would be told again
-	}
-	set, err := c.seeds()
-	problems = append(problems, listOf(err)...)
-	if err == nil && c.Type == TypeISO && set.Install == nil {
-		add("type", "needed", "a CD cannot be run from, it can only install: add an install_target, force_install or an install seed, or take the type raw")
-	}
-	return problems.Err()
-}
-
-func listOf(err error) Problems {
-	var found Problems
-	if err == nil || errors.As(err, &found) {
-		return found
-	}
-	return Problems{{Rule: "document", Text: err.Error()}}
-}
-
-// Seed renders the choice: the documents that go into the image.
-func (c Choice) Seed() (*seed.Set, error) {
-	if err := c.Check(); err != nil {
-		return nil, err
-	}
-	return c.seeds()
-}
-
-// seeds is Seed for a choice of which only the seeds are looked at.
-func (c Choice) seeds() (*seed.Set, error) {
-	set := &seed.Set{}
-	var problems Problems
-	decode := func(path, name string, text []byte) {
-		if document, err := set.Get(name); err == nil && document != nil {
-			problems = append(problems, Problem{Path: path, Rule: "twice", Text: "the choice has seed " + name + " twice: take one of them out"})
-			return
-		}
-		for _, p := range listProblems(set.Decode(name+".json", text), nil) {
-			problems = append(problems, Problem{Path: strings.Trim(path+"."+p.Path, "."), Rule: p.Rule, Text: p.Text})
-		}
-	}
-	short := c.short()
-	for _, name := range slices.Sorted(maps.Keys(short)) {
-		decode(short[name].path, name, short[name].text)
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Seeds)) {
-		if string(c.Seeds[name]) != "null" {
-			decode("seeds."+name, name, c.Seeds[name])
-		}
-	}
-	for _, p := range CheckSet(set, nil) {
-		path := "seeds." + p.File
-		if from, ok := short[p.File]; ok {
-			path = from.path
-		}
-		problems = append(problems, Problem{Path: strings.Trim(path+"."+p.Path, "."), Rule: p.Rule, Text: p.Text})
-	}
-	if len(problems) > 0 {
-		return nil, problems
-	}
-	return set, c.trust(set)
-}
-
-type shortField struct {
-	path string
-	text []byte
-}
-
-// short are the documents that the short fields stand for.
-func (c Choice) short() map[string]shortField {
-	found := map[string]shortField{}
-	add := func(path, name string, document any) {
-		text, err := json.Marshal(document)
 		if err != nil {
-			text = []byte("null") // cannot be: these are plain types
+			return nil, err
 		}
-		found[name] = shortField{path, text}
-	}
-	if len(c.Applications) > 0 {
-		list := api.Applications{}
-		for _, name := range c.Applications {
-			list.Applications = append(list.Applications, api.Application{Name: name})
-		}
-		add("applications", "applications", list)
-	}
-	if c.InstallTarget != nil || c.ForceInstall {
-		add("install_target", "install", api.Install{ForceInstall: c.ForceInstall, Target: c.InstallTarget})
-	}
-	if len(c.Network) > 0 && string(c.Network) != "null" {
-		found["network"] = shortField{"network", c.Network}
-	}
-	return found
-}
-
-// trust adds the trusted certificates to the documents of the applications.
-func (c Choice) trust(set *seed.Set) error {
-	if len(c.TrustedCertificates) == 0 {
-		return nil
-	}
-	var names []string
-	if set.Applications != nil {
-		for _, a := range set.Applications.Applications {
-			names = append(names, a.Name)
-		}
-	}
-	if slices.Contains(names, "migration-manager") {
-		if set.MigrationManager == nil {
-			set.MigrationManager = &api.MigrationManager{}
-		}
-		set.MigrationManager.TrustedClientCertificates = append(set.MigrationManager.TrustedClientCertificates, c.TrustedCertificates...)
-	}
-	if slices.Contains(names, "operations-center") {
-		if set.OperationsCenter == nil {
-			set.OperationsCenter = &api.OperationsCenter{}
-		}
-		set.OperationsCenter.TrustedClientCertificates = append(set.OperationsCenter.TrustedClientCertificates, c.TrustedCertificates...)
-	}
-	managers := func(name string) bool { return name == "migration-manager" || name == "operations-center" }
-	if len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return !managers(n) }) {
-		return nil
-	}
-	if set.Incus == nil {
-		set.Incus = &api.Incus{ApplyDefaults: true, Preseed: &api.IncusPreseed{Config: map[string]any{"core.https_address": ":8443"}}}
-	}
-	if set.Incus.Preseed == nil {
-		set.Incus.Preseed = &api.IncusPreseed{}
-	}
-	for i, text := range c.TrustedCertificates {
-		certificate, err := bare(text)
-		if err != nil {
-			return Problems{{Path: fmt.Sprintf("trusted_certificates[%d]", i), Rule: "certificate", Text: err.Error()}}
-		}
-		set.Incus.Preseed.Certificates = append(set.Incus.Preseed.Certificates,
-			api.IncusCertificate{Name: fmt.Sprintf("admin-%d", i+1), Type: "client", Certificate: certificate})
-	}
-	return nil
-}
-
-// Canonical is the choice as JSON, always the same bytes for the same image: the short
-// fields are written out as seeds, defaults are filled in, names are sorted.
-func (c Choice) Canonical() ([]byte, error) {
-	set, err := c.Seed()
-	if err != nil {
-		return nil, err
-	}
-	form := struct {
-		Architecture string         `json:"architecture"`
-		Channel      string         `json:"channel"`
-		Seeds        map[string]any `json:"seeds,omitempty"`
-		Type         string         `json:"type"`
-		Version      string         `json:"version,omitempty"`
-	}{orElse(c.Architecture, "x86_64"), orElse(c.Channel, DefaultChannel), map[string]any{}, orElse(c.Type, TypeRaw), c.Version}
-	for _, name := range seed.Names() {
-		if document, err := set.Get(name); err == nil {
-			form.Seeds[name] = document
+		if form.Seeds[name], err = json.Marshal(document); err != nil {
+			return nil, fmt.Errorf("encoding seed %s: %w", name, err)
 		}
 	}
 	text, err := json.Marshal(form)
@@ -276,64 +78,71 @@ func (c Choice) Canonical() ([]byte, error) {
 	return text, nil
 }
 
-func orElse(text, other string) string {
-	if text == "" {
-		return other
-	}
-	return text
-}
-
-// ID is the SHA-256 of the canonical form, hexadecimal. A choice with secrets is
-// ErrSecrets, with the paths of the fields.
+// ID is the SHA-256 of the canonical form, hexadecimal. It says nothing about whether the
+// choice has secrets: see Secrets.
 func (c Choice) ID() (string, error) {
-	text, err := c.shareable()
+	text, err := c.Canonical()
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:]), nil
+	return IDOf(text), nil
 }
 
-// Link is the canonical form as it can stand in a URL; DecodeChoice reads it once it is
-// decoded. Its errors are those of ID.
-func (c Choice) Link() (string, error) {
-	text, err := c.shareable()
-	if err != nil {
-		return "", err
-	}
-	return base64.RawURLEncoding.EncodeToString(text), nil
+// IDOf is the ID of a choice out of its canonical form.
+func IDOf(canonical []byte) string {
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])
 }
 
-func (c Choice) shareable() ([]byte, error) {
-	set, err := c.Seed()
-	if err != nil {
-		return nil, err
+// Secrets are the paths of fields that may hold a secret, as "seeds.provider.config.token",
+// sorted; nil without any. A choice with secrets has no link that works twice, and its ID is
+// not shown: links and identifiers are kept by browsers, proxies and logs.
+func (c Choice) Secrets() ([]string, error) {
+	found, err := Secrets(&c.Seeds)
+	for i := range found {
+		found[i] = "seeds." + found[i]
 	}
-	secrets, err := Secrets(set)
-	if err != nil {
-		return nil, err
-	}
-	if len(secrets) > 0 {
-		return nil, fmt.Errorf("%w: %s", ErrSecrets, strings.Join(secrets, ", "))
-	}
-	return c.Canonical()
+	return found, err
 }
 
-// Add puts documents among the seeds of the choice, in the place of those of the same name.
-func (c *Choice) Add(set *seed.Set) error {
-	seeds := maps.Clone(c.Seeds)
-	if seeds == nil {
-		seeds = map[string]json.RawMessage{}
+// Check gives all that is wrong with a choice beyond its types, with paths as
+// "seeds.install.target.min_size". What only the machine can tell is left to the machine.
+func (c Choice) Check() Problems {
+	problems := c.checkFrame()
+	for _, p := range CheckSet(&c.Seeds, nil) {
+		p.Path, p.File = strings.Trim("seeds."+p.File+"."+p.Path, "."), ""
+		problems = append(problems, p)
 	}
-	for _, name := range seed.Names() {
-		document, err := set.Get(name)
-		if err != nil {
-			continue // not there
+	return problems
+}
+
+// checkFrame is Check without what the documents say.
+func (c Choice) checkFrame() (problems Problems) {
+	add := func(path, rule, format string, args ...any) {
+		problems = append(problems, Problem{Path: path, Rule: rule, Text: fmt.Sprintf(format, args...)})
+	}
+	if !slices.Contains(Architectures, c.Architecture) {
+		add("architecture", "choice", "%q is not one of %s", c.Architecture, strings.Join(Architectures, ", "))
+	}
+	if c.Type != TypeRaw && c.Type != TypeISO {
+		add("type", "choice", "%q is not one of raw, iso", c.Type)
+	}
+	for _, word := range [][2]string{{"channel", c.Channel}, {"version", c.Version}} {
+		if !IsWord(word[1]) {
+			add(word[0], "word", "letters, digits, dots and dashes, at most %d", maxWord)
 		}
-		if seeds[name], err = json.Marshal(document); err != nil {
-			return fmt.Errorf("encoding seed %s: %w", name, err)
-		}
 	}
-	c.Seeds = seeds
-	return nil
+	if c.Type == TypeISO && c.Seeds.Install == nil {
+		add("seeds.install", "needed", "a CD cannot be run from, it can only install: add an install seed, or take the type raw")
+	}
+	if c.Offline && c.Seeds.Applications == nil {
+		add("seeds.applications", "needed", "without a network the node gets its applications from the second medium: name at least one")
+	}
+	return problems
+}
+
+// IsWord tells whether a text can be a channel or a version: a name of one folder, or empty.
+func IsWord(text string) bool {
+	return len(text) <= maxWord && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == "" &&
+		!strings.HasPrefix(text, ".")
 }

@@ -9,8 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lxc/incus/v6/shared/units"
 	"go.yaml.in/yaml/v4"
 
+	api "github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/cacerts"
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/network"
@@ -163,12 +165,7 @@ func CheckSet(set *seed.Set, files map[string]File) Problems {
 		if i.Security != nil && i.Security.MissingTPM && i.Security.MissingSecureBoot {
 			add("install", "security", "both", "missing_tpm and missing_secure_boot together leave nothing to trust: ask for at most one of them")
 		}
-		// Which disk it will be is only known there; how it is asked for is known now.
-		_, problem := install.Select(nil, i.Target)
-		if problem != nil && slices.Contains([]string{"target-size-form", "target-order"}, problem.Rule) {
-			where, _ := strings.CutPrefix(problem.Where, "seed install, ")
-			add("install", where, problem.Rule, problem.What+": "+problem.Do)
-		}
+		checkTarget(i.Target, add)
 	}
 	if s := set.Security; s != nil {
 		// Whether they have ended is for the node's clock to say.
@@ -178,4 +175,29 @@ func CheckSet(set *seed.Set, files map[string]File) Problems {
 	}
 	found = append(found, checkCertificates(set, files)...)
 	return found
+}
+
+// checkTarget looks at how a disk is asked for; which one it will be is only known there. Each
+// field is tried on its own, so that all that is wrong is told.
+func checkTarget(target *api.InstallTarget, add func(name, where, rule, text string)) {
+	if target == nil {
+		return
+	}
+	told := false
+	for _, one := range []api.InstallTarget{{MinSize: target.MinSize}, {MaxSize: target.MaxSize}, {SortOrder: target.SortOrder}} {
+		_, problem := install.Select(nil, &one)
+		if problem != nil && slices.Contains([]string{"target-size-form", "target-order"}, problem.Rule) {
+			where, _ := strings.CutPrefix(problem.Where, "seed install, ")
+			add("install", where, problem.Rule, problem.What+": "+problem.Do)
+			told = true
+		}
+	}
+	if told || target.MinSize == "" || target.MaxSize == "" {
+		return
+	}
+	least, err1 := units.ParseByteSizeString(target.MinSize)
+	most, err2 := units.ParseByteSizeString(target.MaxSize)
+	if err1 == nil && err2 == nil && most < least {
+		add("install", "target.max_size", "target-size-order", "the largest size is below the smallest one, "+target.MinSize)
+	}
 }

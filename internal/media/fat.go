@@ -2,6 +2,7 @@ package media
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -216,7 +217,7 @@ func (w *fatWalk) entries(path string, raw []byte, depth int) error {
 			long = ""
 			continue
 		}
-		name := orElse(long, shortName(e))
+		name := cmp.Or(long, shortName(e))
 		long = ""
 		if name == "." || name == ".." {
 			continue

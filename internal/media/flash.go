@@ -1,6 +1,7 @@
 package media
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -35,7 +36,7 @@ type Disk struct {
 // Word is what a person types to say that this disk is meant: its serial number, else its
 // model, else its path.
 func (d Disk) Word() string {
-	return orElse(d.Serial, orElse(d.Model, d.Path))
+	return cmp.Or(d.Serial, cmp.Or(d.Model, d.Path))
 }
 
 // systemMounts are where the disk of this computer's own system is mounted.
@@ -59,7 +60,7 @@ func CheckDisk(d Disk, need int64, force bool) error {
 		add("used", "it is a part of %s", strings.Join(d.Users, ", "))
 	}
 	if d.Kind != "disk" && d.Kind != "loop" {
-		add("kind", "it is no whole disk (%s): give the disk itself, as /dev/sdb", orElse(d.Kind, "unknown"))
+		add("kind", "it is no whole disk (%s): give the disk itself, as /dev/sdb", cmp.Or(d.Kind, "unknown"))
 	}
 	if d.ReadOnly {
 		add("read-only", "it is read-only: take its write protection off")

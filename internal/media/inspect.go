@@ -1,6 +1,7 @@
 package media
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/binary"
@@ -329,7 +330,7 @@ func (i *inspector) usr() {
 	}
 	i.report.Usr = Usr{RootHash: root, Signer: signer, Valid: true, Booted: root == i.booted}
 	if !i.report.Usr.Booted {
-		i.problem("/usr has root hash %s, and the UKI asks for %s: it will not start", root, orElse(i.booted, "none"))
+		i.problem("/usr has root hash %s, and the UKI asks for %s: it will not start", root, cmp.Or(i.booted, "none"))
 	}
 }
 

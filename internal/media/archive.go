@@ -1,4 +1,4 @@
-package customizer
+package media
 
 import (
 	"archive/tar"
@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-os/holdfast/internal/seed"
 )
 
-// File is one member of the seed's archive.
-type File struct {
+// Member is one member of the seed's archive.
+type Member struct {
 	// Name is as "install.yaml".
 	Name string `json:"name"`
 	// Content is YAML.
@@ -28,7 +28,7 @@ var fileOrder = []string{
 }
 
 // Files are the members of the seed's archive, in their order.
-func (c Choice) Files() ([]File, error) {
+func (c Choice) Files() ([]Member, error) {
 	set := c.Seeds
 	if c.Offline {
 		update := api.Update{}
@@ -38,7 +38,7 @@ func (c Choice) Files() ([]File, error) {
 		update.CheckFrequency = "never"
 		set.Update = &update
 	}
-	files := []File{}
+	files := []Member{}
 	for _, name := range fileOrder {
 		document, err := set.Get(name)
 		if errors.Is(err, seed.Missing) {
@@ -51,7 +51,7 @@ func (c Choice) Files() ([]File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("writing seed %s: %w", name, err)
 		}
-		files = append(files, File{name + ".yaml", content})
+		files = append(files, Member{name + ".yaml", content})
 	}
 	return files, nil
 }

@@ -41,35 +41,24 @@ func TestChoice_ShortFieldsOrSeeds_AreTheSameChoice(t *testing.T) {
 		`"install":{"target":{"bus":"nvme"}},"network":{"time":{"timezone":"UTC"}}},"type":"raw"}`
 	const id = "58671fd2d3c5a52ea7d5def196acf8b13d85fdf84ba637e14bde0a904c658a55" // sha256sum of the line above
 	for name, text := range map[string]string{"short": short, "long": long} {
-		c, err := DecodeChoice([]byte(text))
+		c, err := DecodeOptions([]byte(text))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		got, err := c.Canonical()
+		choice, err := c.Choice()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := choice.Canonical()
 		if err != nil {
 			t.Fatal(err)
 		}
 		sameText(t, name+" "+string(got), name+" "+canonical)
-		gotID, err := c.ID()
+		gotID, err := choice.ID()
 		if err != nil {
 			t.Fatal(err)
 		}
 		sameText(t, gotID, id)
-		link, err := c.Link()
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw, err := base64.RawURLEncoding.DecodeString(link)
-		if err != nil {
-			t.Fatal(err)
-		}
-		back, err := DecodeChoice(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if again, err := back.ID(); err != nil || again != id {
-			t.Errorf("%s: out of the link: %s, %v", name, again, err)
-		}
 	}
 }
 
@@ -88,44 +77,44 @@ func TestChoice_TrustedCertificate_GoesToTheChosenApplications(t *testing.T) {
 		return l
 	}
 	for name, c := range map[string]struct {
-		choice Choice
+		choice ChoiceOptions
 		want   *seed.Set
 	}{
-		"none":    {Choice{}, &seed.Set{Incus: plain}},
-		"incus":   {Choice{Applications: []string{"incus"}}, &seed.Set{Applications: list("incus"), Incus: plain}},
-		"own":     {Choice{Seeds: map[string]json.RawMessage{"incus": []byte(`{"preseed":{"certificates":[{"name":"first"}]}}`)}}, &seed.Set{Incus: own}},
-		"manager": {Choice{Applications: []string{"operations-center"}}, &seed.Set{Applications: list("operations-center"), OperationsCenter: &api.OperationsCenter{TrustedClientCertificates: []string{text}}}},
-		"both": {Choice{Applications: []string{"incus", "migration-manager"}},
+		"none":    {ChoiceOptions{}, &seed.Set{Incus: plain}},
+		"incus":   {ChoiceOptions{Applications: []string{"incus"}}, &seed.Set{Applications: list("incus"), Incus: plain}},
+		"own":     {ChoiceOptions{Seeds: map[string]json.RawMessage{"incus": []byte(`{"preseed":{"certificates":[{"name":"first"}]}}`)}}, &seed.Set{Incus: own}},
+		"manager": {ChoiceOptions{Applications: []string{"operations-center"}}, &seed.Set{Applications: list("operations-center"), OperationsCenter: &api.OperationsCenter{TrustedClientCertificates: []string{text}}}},
+		"both": {ChoiceOptions{Applications: []string{"incus", "migration-manager"}},
 			&seed.Set{Applications: list("incus", "migration-manager"), Incus: plain, MigrationManager: &api.MigrationManager{TrustedClientCertificates: []string{text}}}},
 	} {
 		c.choice.TrustedCertificates = []string{text}
-		got, err := c.choice.Seed()
+		got, err := c.choice.Choice()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(c.want, got); diff != "" {
+		if diff := cmp.Diff(c.want, &got.Seeds); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
 }
 
-func TestDecodeChoice_Wrong_NamesEveryField(t *testing.T) {
+func TestDecodeOptions_Wrong_NamesEveryField(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown": {`{"chanel": "stable", "force_install": "yes"}`,
 			"chanel: there is no such field: known are applications, architecture, channel, force_install, install_target, network, seeds, trusted_certificates, type, version\n" +
 				"force_install: it cannot be read: json: cannot unmarshal string into Go value of type bool"},
 		"values": {`{"architecture": "arm", "type": "usb", "version": "../x", "trusted_certificates": ["x"], "applications": ["incus", "incus"]}`,
 			`architecture: "arm" is not one of x86_64, aarch64` + "\n" + `type: "usb" is not one of raw, iso` + "\n" +
-				"version: small letters, digits, dots and dashes, at most 64\n" +
+				"version: letters, digits, dots and dashes, at most 64\n" +
 				"trusted_certificates[0]: this is no PEM certificate: it begins with -----BEGIN CERTIFICATE-----\n" +
 				`applications.applications[1].name: "incus" is listed twice`},
 		"twice":   {`{"applications": ["incus"], "seeds": {"applications": {}}}`, "seeds.applications: the choice has seed applications twice: take one of them out"},
 		"seeds":   {`{"seeds": {"netwrk": {}, "install": {"forse": 1}}}`, "seeds.install.forse: there is no such field: known are version, force_install, force_install_confirmation, force_reboot, security, target\nseeds.netwrk: no seed has this name: did you mean \"network\"?"},
 		"network": {`{"network": {"interfaces": [{"name": "eth0", "hwaddr": "enp1s0", "mtu": 12}]}}`, "network.interfaces[0].mtu: 12 is outside 1280 to 9000; leave it out for the default"},
-		"CD":      {`{"type": "iso"}`, "type: a CD cannot be run from, it can only install: add an install_target, force_install or an install seed, or take the type raw"},
+		"CD":      {`{"type": "iso"}`, "seeds.install: a CD cannot be run from, it can only install: add an install seed, or take the type raw"},
 		"key":     {`{"trusted_certificates": ["-----BEGIN PRIVATE KEY-----"]}`, "trusted_certificates[0]: this is a private key: keep it, and give the certificate"},
 	} {
-		_, err := DecodeChoice([]byte(c.text))
+		_, err := DecodeOptions([]byte(c.text))
 		if err == nil {
 			t.Fatalf("%s: no error", name)
 		}
@@ -137,8 +126,8 @@ func TestDecodeChoice_Wrong_NamesEveryField(t *testing.T) {
 	}
 }
 
-// Links stay in browsers, proxies and logs.
-func TestChoice_Secret_HasNoIDAndNoLink(t *testing.T) {
+// Links stay in browsers, proxies and logs: what makes them asks for the secrets first.
+func TestChoice_Secret_IsFoundAndNotShown(t *testing.T) {
 	for where, document := range map[string]string{
 		"network.proxy.servers.a.password":                            `{"seeds": {"network": {"proxy": {"servers": {"a": {"host": "p:3128", "auth": "basic", "username": "me", "password": "hidden"}}}}}}`,
 		"operations-center.preseed.system_certificate.key":            `{"seeds": {"operations-center": {"preseed": {"system_certificate": {"key": "hidden"}}}}}`,
@@ -149,24 +138,19 @@ func TestChoice_Secret_HasNoIDAndNoLink(t *testing.T) {
 		"services.tailscale.auth_key":                                 `{"seeds": {"services": {"tailscale": {"auth_key": "hidden"}}}}`,
 		"migration-manager.preseed.system_security.openfga.api_token": `{"seeds": {"migration-manager": {"preseed": {"system_security": {"openfga": {"api_token": "hidden"}}}}}}`,
 	} {
-		c, err := DecodeChoice([]byte(document))
+		c, err := DecodeOptions([]byte(document))
 		if err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}
-		_, idErr := c.ID()
-		_, linkErr := c.Link()
-		if !errors.Is(idErr, ErrSecrets) || !errors.Is(linkErr, ErrSecrets) {
-			t.Fatalf("%s: got %v, %v", where, idErr, linkErr)
-		}
-		set, err := c.Seed()
+		choice, err := c.Choice()
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, err := Secrets(set)
+		found, err := choice.Secrets()
 		if err != nil {
 			t.Fatal(err)
 		}
-		shown, err := Hidden(set)
+		shown, err := Hidden(&choice.Seeds)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,10 +158,10 @@ func TestChoice_Secret_HasNoIDAndNoLink(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if bytesContain(text, "hidden") || bytesContain([]byte(idErr.Error()), "hidden") {
-			t.Errorf("%s: the secret is shown: %s, %v", where, text, idErr)
+		if bytesContain(text, "hidden") {
+			t.Errorf("%s: the secret is shown: %s", where, text)
 		}
-		if !contains(found, where) {
+		if !contains(found, "seeds."+where) {
 			t.Errorf("%s: found %v", where, found)
 		}
 	}
