@@ -113,7 +113,7 @@ func TestRestore_HostileArchives_AreRefusedAndNothingIsWritten(t *testing.T) {
 		"climbing inside":   {one(t, tar.Header{Typeflag: tar.TypeReg, Name: "a/../../up"}), "name"},
 		"absolute name":     {one(t, tar.Header{Typeflag: tar.TypeReg, Name: "/etc/passwd"}), "name"},
 		"a million members": {million, "limit"},
-		"bomb": {zeros(600 << 20), "limit"},
+		"bomb":              {zeros(600 << 20), "limit"},
 	}
 	before := files(t, n.dir)
 	for _, path := range []string{"/1.0/system/:restore", "/1.0/applications/incus/:restore"} {
