@@ -68,7 +68,7 @@ func TestMeasurements_NamesAndIDs_AreUnique(t *testing.T) {
 		keys := []string{"name " + m.Name}
 		for _, row := range m.Rows {
 			keys = append(keys, "id "+row.ID)
-			if row.What == "" || row.Limit <= 0 || row.Times && row.Against == "" {
+			if row.What == "" || row.Limit < 0 || row.Times && row.Against == "" {
 				t.Errorf("%s: the row has not all it needs: %+v", m.Name, row)
 			}
 		}
