@@ -88,9 +88,8 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	h.source = h.newProvider()
 	system := h.system()
 	manager := h.gated(h.apps(system))
-	updates := h.updates(system, manager)
 	keys := h.secureBoot(system)
-	updates.agent.Keys = keys
+	updates := h.updates(system, keys, manager)
 	h.daemon = New(Options{Root: root, Socket: activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},

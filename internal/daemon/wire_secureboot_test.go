@@ -181,3 +181,27 @@ func TestVendorOf_Variables_AreWhereTheFirmwareHasThem(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// A release that is not on the ESP yet is told apart from all that are, and a kernel image
+// that cannot be read is no release.
+func TestReadRelease_KernelImage_HasItsKeys(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "202611230104.kernel")
+	if err := os.WriteFile(file, []byte(program(".pcrsig", pcrSection, ".pcrpkey", "next key\x00\x00")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readRelease("202611230104", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := keyupdate.Release{Version: "202611230104", Key: []byte("next key"), UKI: keyupdate.Program{
+		Image: secureboot.Image{Name: "release 202611230104", SHA256: got.UKI.Image.SHA256}, Signed: []string{strings.Repeat("a", 64)}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if err := os.WriteFile(file, []byte("MZ"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readRelease("202611230104", file); err == nil {
+		t.Error("a file that is no program was read")
+	}
+}
