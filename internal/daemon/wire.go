@@ -335,7 +335,7 @@ func (h *Host) apps(system *updater.System) *apps.Manager {
 		}},
 		Units:     systemd.Manager{Run: run.Host},
 		Programs:  map[string]apps.Program{"incus": incusProgram{Client: client, setup: setup, seed: hostSeed{h}}},
-		Catalogue: apps.Catalogue(), Root: root, Log: h.log,
+		Catalogue: apps.Catalogue(), Root: root, Log: h.log, OS: system.Running,
 		Progress: func(name string, percent int) { h.display.Progress("downloading "+name, int64(percent), 100) },
 	}
 }

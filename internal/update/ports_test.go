@@ -169,6 +169,12 @@ func (s simApps) CheckUpdates(context.Context) ([]string, error) {
 	return nil, s.w.appErr
 }
 
+func (s simApps) News() []string {
+	news := s.w.appNews
+	s.w.appNews = nil
+	return news
+}
+
 func (s simApps) Primary() (string, error) { return s.w.primary, nil }
 
 type simSettings struct{ w *world }
