@@ -368,6 +368,7 @@ func TestCheck_ApplicationFails_TheOSGoesOn(t *testing.T) {
 // An application that gave way to an older version is in the list of decisions.
 func TestCheck_ApplicationFollowedTheOS_IsADecision(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
+		w.published = []string{verA}
 		w.boot()
 		w.appNews = []string{"incus went back"}
 		if err := w.checkOnce(update.CheckOptions{Manual: true}); err != nil {
