@@ -40,6 +40,8 @@ type System struct {
 	// Program is systemd-sysupdate; default sysupdate.DefaultProgram. Definitions is where
 	// its transfers are put; default sysupdate.DefaultDir.
 	Program, Definitions string
+	// Slots reads what the two slots hold; default the table of Disk.
+	Slots func() ([]sysupdate.Slot, error)
 
 	mu sync.Mutex
 	// ways are how the parts of the release in work are got, by name; of is that release.
@@ -80,6 +82,9 @@ func osParts(m release.Manifest) (map[release.Type]release.Part, error) {
 
 // slots reads what the two slots hold.
 func (s *System) slots() ([]sysupdate.Slot, error) {
+	if s.Slots != nil {
+		return s.Slots()
+	}
 	return sysupdate.Slots{Run: s.Run, Disk: s.Disk, Name: layout.Name, Parts: []sysupdate.Parts{
 		{Signature: layout.SigA, Verity: layout.VerityA, Usr: layout.UsrA},
 		{Signature: layout.SigB, Verity: layout.VerityB, Usr: layout.UsrB},
