@@ -65,9 +65,11 @@ func (h hostProvider) Images(choice ImagesChoice, prover *Prover) (updater.Sourc
 	}
 	access := h.access.to(choice)
 	if prover != nil {
-		if access.Authorize, err = authorization(prover.Authenticator, choice); err != nil {
-			return nil, err
+		server, err := url.Parse(choice.Servers[0])
+		if err != nil {
+			return nil, fmt.Errorf("reading the URL of the image server: %w", err)
 		}
+		access.Authorize = prover.Authorize(server, choice.Mode)
 	}
 	if choice.Metadata == metadataIndex {
 		return updater.OpenIndexed(updater.IndexedOptions{
@@ -88,31 +90,6 @@ func (h hostProvider) Images(choice ImagesChoice, prover *Prover) (updater.Sourc
 			_, err := os.Stat(synchronized)
 			return time.Now(), err == nil
 		}})
-}
-
-// authorization puts a new proof into each request for the first server, and into no other.
-func authorization(prover *imageauth.Authenticator, choice ImagesChoice) (func(*http.Request) error, error) {
-	server, err := url.Parse(choice.Servers[0])
-	if err != nil {
-		return nil, fmt.Errorf("reading the URL of the image server: %w", err)
-	}
-	return func(r *http.Request) error {
-		if r.URL.Scheme != server.Scheme || r.URL.Host != server.Host {
-			return nil
-		}
-		proof, err := prover.Proof()
-		if err != nil {
-			return err
-		}
-		if choice.Mode == imageauth.ByHeader {
-			r.Header.Set(imageauth.Header, proof)
-			return nil
-		}
-		query := r.URL.Query()
-		query.Set("token", proof)
-		r.URL.RawQuery = query.Encode()
-		return nil
-	}, nil
 }
 
 // Center is part of ProviderHands.

@@ -177,11 +177,5 @@ func Start(number int) int64 {
 // Size is a partition's size in bytes; 0 for local-data, which takes the rest.
 func Size(number int) int64 { return rows[number-1].size }
 
-// LocalDataSize is the size in bytes that systemd-repart gives local-data on a disk of
-// diskSize bytes; negative when the disk is too small.
-func LocalDataSize(diskSize int64) int64 {
-	return (diskSize-tableTail)&^(grain-1) - Start(LocalData)
-}
-
 // SeedOffset is the byte of a disk or medium at which the seed's tar begins.
 func SeedOffset() int64 { return Start(Seed) }

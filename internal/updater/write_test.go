@@ -3,6 +3,7 @@ package updater_test
 import (
 	"archive/tar"
 	"bytes"
+	stdcmp "cmp"
 	"context"
 	crand "crypto/rand"
 	"crypto/rsa"
@@ -116,6 +117,7 @@ type machine struct {
 	source   *updater.Trusted
 	device   string // the partition of /usr that runs
 	active   bool
+	label    string // of the other slot; default empty
 	received map[string][]byte
 	runs     int
 }
@@ -163,7 +165,7 @@ func newMachine(t *testing.T) *machine {
 	m := &machine{t: t, source: source, active: true, device: filepath.Join(t.TempDir(), "usr"), received: map[string][]byte{}}
 	write(t, m.device, usrOf(before))
 	m.system = &updater.System{
-		Run: m.run, Disk: "/dev/vda", Architecture: "x86_64", Running: before, Dir: filepath.Join(t.TempDir(), "updates"), Images: t.TempDir(),
+		Run: m.run, Disk: filepath.Join(t.TempDir(), "disk"), Architecture: "x86_64", Running: before, Dir: filepath.Join(t.TempDir(), "updates"), Images: t.TempDir(),
 		Definitions: t.TempDir(), Slots: m.slots, Partition: func(context.Context, int) (string, error) { return m.device, nil },
 		Loader: bootloader.Loader{Run: m.run, ESP: t.TempDir(), Name: layout.Name, Running: before, Vars: efi.Vars{Dir: t.TempDir()}},
 		Source: func() (updater.Source, error) { return source, nil },
@@ -217,10 +219,11 @@ func (m *machine) slots() ([]sysupdate.Slot, error) {
 		name := layout.Name + "_" + version
 		return [3]string{name + "_verity_sig", name + "_verity", name}
 	}
+	other := stdcmp.Or(m.label, sysupdate.EmptyLabel)
 	return []sysupdate.Slot{
 		{Parts: sysupdate.Parts{Signature: layout.SigA, Verity: layout.VerityA, Usr: layout.UsrA}, Version: before, Labels: label(before), Active: m.active},
-		{Parts: sysupdate.Parts{Signature: layout.SigB, Verity: layout.VerityB, Usr: layout.UsrB}, Empty: true,
-			Labels: [3]string{sysupdate.EmptyLabel, sysupdate.EmptyLabel, sysupdate.EmptyLabel}},
+		{Parts: sysupdate.Parts{Signature: layout.SigB, Verity: layout.VerityB, Usr: layout.UsrB}, Empty: other == sysupdate.EmptyLabel,
+			Labels: [3]string{other, other, other}},
 	}, nil
 }
 
@@ -347,6 +350,36 @@ func TestSystemWrite_BaseHasChanged_TakesTheWholePart(t *testing.T) {
 	}
 	if diff := cmp.Diff(slotFiles(), m.received); diff != "" || m.runs != 2 {
 		t.Errorf("%d runs, %s", m.runs, diff)
+	}
+}
+
+// What was fetched before counts no second time: a node that is short of room goes on where
+// it was cut.
+func TestSystemSpace_PartsThatAreHere_AreNotCounted(t *testing.T) {
+	m := newMachine(t)
+	m.stage()
+	space, err := m.system.Space(t.Context(), m.found)
+	if err != nil || space.StageNeed != 0 {
+		t.Errorf("%d bytes are needed, %v", space.StageNeed, err)
+	}
+	if err := os.RemoveAll(m.system.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if space, err = m.system.Space(t.Context(), m.found); err != nil || space.StageNeed == 0 {
+		t.Errorf("with nothing here: %d bytes are needed, %v", space.StageNeed, err)
+	}
+}
+
+// Labels that somebody has changed would keep systemd-sysupdate from finding the other slot
+// for ever: they are set to empty, by sfdisk, before it is started.
+func TestSystemWrite_OtherSlotWithForeignLabels_IsFreedFirst(t *testing.T) {
+	m := newMachine(t)
+	m.stage()
+	m.label = "somebody's"
+	err := m.system.Write(t.Context(), m.found, nil)
+	// The table is that of a disk which this test does not have: freeing it is what fails.
+	if !errors.Is(err, sysupdate.ErrLabels) || !errors.Is(err, os.ErrNotExist) || m.runs != 0 {
+		t.Errorf("%d runs, %v", m.runs, err)
 	}
 }
 
