@@ -136,6 +136,10 @@ func (s hostSecureBoot) Apply(ctx context.Context, found update.Found) (restart 
 	if err != nil || !modes.SecureBoot {
 		return "", err
 	}
+	// An archive under way may be waiting for this one.
+	if err := s.replaceLoaders(ctx); err != nil {
+		s.log.Error("keeping the boot loader as it is", "error", err)
+	}
 	outcome, err := s.updater.Continue(ctx)
 	if err != nil || outcome.Why != "" {
 		return restartOf(outcome), err

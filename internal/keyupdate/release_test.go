@@ -272,3 +272,84 @@ func TestStart_ReleaseNotOnTheESPYet_KeepsItsBindings(t *testing.T) {
 		t.Errorf("%d bindings are left, %v", len(w.tokens), err)
 	}
 }
+
+// What starts the releases of the next key is, in the end, signed by it too: else the old key
+// could never be revoked. The power may go before each change, and both releases start.
+func TestReplaceLoaders_KeyBefore_PowerCutAnywhere_TPMOpensTheDisk(t *testing.T) {
+	var table []string
+	for at := 0; ; at++ {
+		w, releases, by := twoKeys()
+		if err := w.install(t, releases["R2"]); err != nil {
+			t.Fatal(err)
+		}
+		if opened := w.bootInto("R2", "next"); opened != "TPM" {
+			t.Fatal(opened)
+		}
+		w.did, w.at = "", w.ops+at
+		replace := func() (keyupdate.Outcome, error) {
+			replaced, err := w.updater().ReplaceLoaders(t.Context(), keyupdate.Program{Image: image("new", "next")}, func(string) error {
+				w.op("copy")
+				w.loaderBy = "next"
+				return nil
+			})
+			return keyupdate.Outcome{Notes: replaced}, err
+		}
+		_, err, gone := w.until(replace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after := w.did
+		w.at = -1
+		table = append(table, after+" | "+w.whatever(by))
+		if !gone {
+			w.bootInto("R2", "next")
+			if _, err := w.updater().Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			table = append(table, "settled | "+w.whatever(by))
+			if outcome, err := replace(); err != nil || len(outcome.Notes) > 0 {
+				t.Errorf("a second time: %v, %v", outcome.Notes, err)
+			}
+			break
+		}
+	}
+	if diff := cmp.Diff([]string{
+		" | R2 TPM, back R1 TPM",
+		"save  | R2 TPM, back R1 TPM",
+		"bind | R2 TPM, back R1 TPM",
+		"save  | R2 TPM, back R1 TPM",
+		"bind | R2 TPM, back R1 TPM",
+		"copy | R2 TPM, back R1 TPM",
+		"settled | R2 TPM, back R1 TPM",
+	}, table); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A boot loader is left alone where its replacement could lock the node out, or says nothing.
+func TestReplaceLoaders_NotNow_CopiesNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		by     string
+		change func(w *world)
+	}{
+		"the release is of the key before": {"next", func(*world) {}},
+		"by a key that is not in db":       {"stranger", func(w *world) { w.by = "next"; bindAnew(w) }},
+		"on trial":                         {"next", func(w *world) { w.by = "next"; bindAnew(w); w.trial = true }},
+		"odd firmware":                     {"next", func(w *world) { w.by = "next"; odd(w) }},
+		"opened by a person":               {"next", func(w *world) { w.by, w.tokens = "next", map[int]token{}; w.start() }},
+		"Secure Boot is off":               {"next", func(w *world) { w.by = "next"; off(w) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _, _ := twoKeys()
+			c.change(w)
+			tokens := len(w.tokens)
+			replaced, err := w.updater().ReplaceLoaders(t.Context(), keyupdate.Program{Image: image("new", c.by)}, func(string) error {
+				t.Error("the loader is replaced")
+				return nil
+			})
+			if len(replaced) > 0 || err != nil || len(w.tokens) != tokens {
+				t.Errorf("replaced %v, %d bindings after %d, %v", replaced, len(w.tokens), tokens, err)
+			}
+		})
+	}
+}
