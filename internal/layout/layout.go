@@ -42,11 +42,6 @@ const (
 	MinimumDisk = 20 * GiB
 	// MinimumLocalData is the smallest local-data that the first boot accepts, in bytes.
 	MinimumLocalData = GiB
-	// tableTail is kept free at the end of a disk for the backup table: 16 KiB of entries
-	// and a sector of 512 bytes. A larger sector is made up for by grain.
-	tableTail = 16*KiB + 512
-	// grain is what systemd-repart rounds the end of the last partition down to.
-	grain = 4 * KiB
 )
 
 // Numbers of the partitions.

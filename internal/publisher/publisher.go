@@ -212,7 +212,7 @@ func (k Keys) open(ctx context.Context, file string) (tuf.Signer, error) {
 	}
 	uri := strings.TrimSpace(string(text))
 	if !strings.HasPrefix(uri, "pkcs11:") || strings.ContainsAny(uri, "\n\r\x00") {
-		return nil, fmt.Errorf("reading %s: want one line that begins with pkcs11:", file)
+		return nil, fmt.Errorf("reading %s: want one line, a pkcs11: URI", file)
 	}
 	if strings.Contains(uri, "pin-value=") {
 		info, err := os.Stat(file)

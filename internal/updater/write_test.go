@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,39 +46,42 @@ const (
 )
 
 // stranger signs an index that no node here reads: they go by the metadata.
-type stranger struct{ *rsa.PrivateKey }
-
-func newStranger(t *testing.T) stranger {
-	t.Helper()
-	key, err := rsa.GenerateKey(crand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return stranger{key}
+type stranger struct {
+	key         *rsa.PrivateKey
+	certificate *x509.Certificate
 }
 
-// SignSMIME signs as `openssl smime -sign -text` does.
-func (s stranger) SignSMIME(_ context.Context, data []byte) ([]byte, error) {
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "stranger"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(crand.Reader, template, template, s.Public(), s.PrivateKey)
+var somebody = sync.OnceValue(func() stranger {
+	key, err := rsa.GenerateKey(crand.Reader, 2048)
 	if err != nil {
-		return nil, err
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "stranger"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
 	}
 	certificate, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, err
+		panic(err)
 	}
+	return stranger{key, certificate}
+})
+
+// SignSMIME signs as `openssl smime -sign -text` does.
+func (s stranger) SignSMIME(_ context.Context, data []byte) ([]byte, error) {
 	content := append([]byte("Content-Type: text/plain\r\n\r\n"), bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n"))...)
 	signed, err := pkcs7.NewSignedData(content)
 	if err != nil {
 		return nil, err
 	}
 	signed.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
-	if err := signed.AddSigner(certificate, s.PrivateKey, pkcs7.SignerInfoConfig{}); err != nil {
+	if err := signed.AddSigner(s.certificate, s.key, pkcs7.SignerInfoConfig{}); err != nil {
 		return nil, err
 	}
 	signed.Detach()
-	if der, err = signed.Finish(); err != nil {
+	der, err := signed.Finish()
+	if err != nil {
 		return nil, err
 	}
 	return fmt.Appendf(nil, "MIME-Version: 1.0\nContent-Type: multipart/signed; protocol=\"application/x-pkcs7-signature\"; micalg=\"sha-256\"; boundary=\"----B0\"\n\n"+
@@ -135,7 +139,7 @@ func newMachine(t *testing.T) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer, archive := newStranger(t), ""
+	signer, archive := somebody(), ""
 	for _, version := range []string{before, after} {
 		if version == after {
 			archive = filepath.Join(t.TempDir(), "keys.tar")
@@ -179,17 +183,8 @@ func newMachine(t *testing.T) *machine {
 // keyArchive has one certificate for db, signed by itself.
 func keyArchive(t *testing.T) []byte {
 	t.Helper()
-	key := newStranger(t).PrivateKey
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "next"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	auth, err := secureboot.Sign(secureboot.Signer{Key: key, Certificate: certificate}, secureboot.DB, [16]byte{}, der, time.Now())
+	by := somebody()
+	auth, err := secureboot.Sign(secureboot.Signer{Key: by.key, Certificate: by.certificate}, secureboot.DB, [16]byte{}, by.certificate.Raw, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
