@@ -105,7 +105,9 @@ type Daemon struct {
 
 	serving sync.Mutex
 	server  *http.Server
-	handler http.Handler
+	// accepting is the listener of server.
+	accepting net.Listener
+	handler   http.Handler
 }
 
 // New makes a daemon that does nothing yet.
@@ -197,6 +199,8 @@ func (d *Daemon) listen(context.Context) error {
 	if err != nil {
 		return err
 	}
+	listener = drainable(listener)
+	d.accepting = listener
 	d.server = &http.Server{
 		Handler: d.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
@@ -251,6 +255,11 @@ func (d *Daemon) stop() error {
 	}
 	d.hub.Close()
 	defer d.closeAudit()
+	if socket, ok := d.accepting.(*drainListener); ok {
+		if err := socket.drain(ctx); err != nil {
+			d.log.Warn("a request that came in last may be lost", "error", err)
+		}
+	}
 	if err := d.server.Shutdown(ctx); err != nil {
 		return errors.Join(fmt.Errorf("ending the API: %w", err), d.server.Close(), d.closeFallback(ctx))
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 )
 
-// activated is the API's socket from systemd; nil when there is none.
-func activated() (net.Listener, error) {
+// Activated is the API's socket from systemd; nil when there is none.
+func Activated() (net.Listener, error) {
 	listeners, err := activation.Listeners()
 	if err != nil {
 		return nil, fmt.Errorf("taking over the API socket from systemd: %w", err)

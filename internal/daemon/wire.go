@@ -90,7 +90,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	manager := h.gated(h.apps(system))
 	keys := h.secureBoot(system)
 	updates := h.updates(system, keys, manager)
-	h.daemon = New(Options{Root: root, Socket: activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
+	h.daemon = New(Options{Root: root, Socket: Activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: hostSeed{h},
 			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -10,9 +11,46 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// Earlier is the pack of another file, of which the chunks that both have are taken as they
+// are: packing them anew takes most of the time.
+type Earlier struct {
+	Index Index
+	Pack  io.ReaderAt
+}
+
+// find gives a chunk as it was packed before; nil when there is none, or when it is not what
+// the index says.
+func (e Earlier) find(unpack *zstd.Decoder, known map[Sum]Chunk, sum Sum, data []byte) []byte {
+	chunk, ok := known[sum]
+	if !ok || chunk.Packed > maxFrame(chunk.Length) || chunk.Length != int64(len(data)) {
+		return nil
+	}
+	packed := make([]byte, chunk.Packed)
+	if _, err := e.Pack.ReadAt(packed, chunk.Offset); err != nil && !errors.Is(err, io.EOF) {
+		return nil
+	}
+	if got, err := unpack.DecodeAll(packed, make([]byte, 0, len(data))); err != nil || !bytes.Equal(got, data) {
+		return nil
+	}
+	return packed
+}
+
 // MakeChunks cuts the file r, and writes its pack and then its index. It reads r once, to
-// its end.
-func MakeChunks(ctx context.Context, r io.Reader, index, pack io.Writer) (Index, error) {
+// its end. Chunks that are in an earlier pack are copied; a pack that is damaged costs time
+// and nothing else.
+func MakeChunks(ctx context.Context, r io.Reader, index, pack io.Writer, earlier ...Earlier) (Index, error) {
+	unpack, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*ChunkMax))
+	if err != nil {
+		return Index{}, fmt.Errorf("preparing the reading of packed chunks: %w", err)
+	}
+	defer unpack.Close()
+	before := make([]map[Sum]Chunk, len(earlier))
+	for i, e := range earlier {
+		before[i] = map[Sum]Chunk{}
+		for _, c := range e.Index.Chunks {
+			before[i][c.SHA256] = c
+		}
+	}
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(ChunkMax))
 	if err != nil {
@@ -32,7 +70,15 @@ func MakeChunks(ctx context.Context, r io.Reader, index, pack io.Writer) (Index,
 		x.Result.Size += int64(len(data))
 		place, again := places[sum]
 		if !again {
-			packed = encoder.EncodeAll(data, packed[:0])
+			packed = packed[:0]
+			for i, e := range earlier {
+				if len(packed) == 0 {
+					packed = append(packed, e.find(unpack, before[i], sum, data)...)
+				}
+			}
+			if len(packed) == 0 {
+				packed = encoder.EncodeAll(data, packed)
+			}
 			place = Chunk{Offset: x.PackSize, Packed: int64(len(packed)), Length: int64(len(data)), SHA256: sum}
 			places[sum] = place
 			x.PackSize += place.Packed

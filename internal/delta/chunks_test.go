@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 )
 
 func mustChunk(t testing.TB, data []byte) (Index, []byte, []byte) {
@@ -403,4 +404,70 @@ func FuzzAssemble(f *testing.F) {
 			t.Errorf("got %+v, %v", got, err)
 		}
 	})
+}
+
+// A publisher packs each week what has hardly changed: what it has packed before it takes
+// from there, and the result is the same to the last byte. An earlier pack that lies is as
+// good as none.
+func TestMakeChunks_EarlierPack_GivesTheSameFiles(t *testing.T) {
+	before := random(3, 2_000_000)
+	after := append(append(append([]byte{}, before[:900_000]...), random(4, 50_000)...), before[900_000:]...)
+	_, index, pack := mustChunk(t, after)
+	earlier, _, earlierPack := mustChunk(t, before)
+	damaged := slices.Clone(earlierPack)
+	for i := range damaged {
+		damaged[i] ^= 0x55
+	}
+	for name, from := range map[string]*lookups{
+		"right": {Reader: bytes.NewReader(earlierPack)}, "damaged": {Reader: bytes.NewReader(damaged)}, "too short": {Reader: bytes.NewReader(earlierPack[:1000])},
+	} {
+		var gotIndex, gotPack bytes.Buffer
+		if _, err := MakeChunks(t.Context(), bytes.NewReader(after), &gotIndex, &gotPack, Earlier{Index: earlier, Pack: from}); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(gotIndex.Bytes(), index) || !bytes.Equal(gotPack.Bytes(), pack) {
+			t.Errorf("%s: other files than without an earlier pack", name)
+		}
+		// Two cuts differ around what was put in, and each of them touches a chunk or two.
+		if from.reads < len(earlier.Chunks)-4 {
+			t.Errorf("%s: %d chunks of %d were looked up", name, from.reads, len(earlier.Chunks))
+		}
+	}
+
+	// What was packed in another way stays so: it is copied, not made again.
+	var other Index
+	var otherPack []byte
+	for _, c := range earlier.Chunks {
+		stored := stored(t, before[other.Result.Size:other.Result.Size+c.Length])
+		other.Chunks = append(other.Chunks, Chunk{Offset: int64(len(otherPack)), Packed: int64(len(stored)), Length: c.Length, SHA256: c.SHA256})
+		otherPack, other.Result.Size = append(otherPack, stored...), other.Result.Size+c.Length
+	}
+	var gotIndex, gotPack bytes.Buffer
+	if _, err := MakeChunks(t.Context(), bytes.NewReader(before), &gotIndex, &gotPack, Earlier{Index: other, Pack: bytes.NewReader(otherPack)}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(gotPack.Bytes(), otherPack) {
+		t.Error("chunks that were packed before are packed anew")
+	}
+}
+
+// lookups counts reads.
+type lookups struct {
+	*bytes.Reader
+	reads int
+}
+
+func (c *lookups) ReadAt(p []byte, offset int64) (int, error) {
+	c.reads++
+	return c.Reader.ReadAt(p, offset)
+}
+
+// stored is a frame of zstd with its content as it is.
+func stored(t *testing.T, data []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.EncodeAll(data, nil)
 }

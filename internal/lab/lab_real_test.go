@@ -74,7 +74,7 @@ func TestLab_RunningMachineSaved_ComesBackFromItsSnapshot(t *testing.T) {
 	check(l.snapshot(ctx, d, s))
 	checkStatus(t, ctx, d, "running")
 	check(l.Power(ctx, "tiny", Cut))
-	restored, err := l.restore(ctx, d)
+	restored, err := l.restore(ctx, d, "")
 	check(err)
 	checkStatus(t, ctx, d, "running")
 	if got := restored.Machine.Disks[0]; got.Format != "qcow2" || got.Path != d.file("disk0.qcow2") {

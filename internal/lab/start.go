@@ -196,8 +196,9 @@ func overlayDisks(d, from dir, disks []qemu.Disk) ([]qemu.Disk, error) {
 }
 
 // restore starts the machine from its snapshot, which stays as it is: the disks are
-// overlays on it. What happened since the snapshot is forgotten.
-func (l *Lab) restore(ctx context.Context, d dir) (state, error) {
+// overlays on it. What happened since the snapshot is forgotten. writeLog gets what is
+// written to the first disk, empty for nothing.
+func (l *Lab) restore(ctx context.Context, d dir, writeLog string) (state, error) {
 	s, err := loadState(d.file("snapshot/state.json"))
 	if err != nil {
 		return state{}, err
@@ -219,7 +220,11 @@ func (l *Lab) restore(ctx context.Context, d dir) (state, error) {
 	if err := s.save(d.file("state.json")); err != nil {
 		return state{}, err
 	}
-	if err := l.start(ctx, d, s, d.file("snapshot/state.bin")); err != nil {
+	started, err := recording(s, writeLog)
+	if err != nil {
+		return state{}, err
+	}
+	if err := l.start(ctx, d, started, d.file("snapshot/state.bin")); err != nil {
 		return state{}, err
 	}
 	limited, cancel := context.WithTimeout(ctx, saveLimit)
@@ -232,5 +237,18 @@ func (l *Lab) restore(ctx context.Context, d dir) (state, error) {
 	if err != nil {
 		return state{}, fmt.Errorf("restoring the snapshot: %w (see %s; --fresh installs anew)", err, d.file("qemu.log"))
 	}
+	return s, nil
+}
+
+// recording is a machine whose first disk keeps a log; the file is made anew.
+func recording(s state, writeLog string) (state, error) {
+	if writeLog == "" || len(s.Machine.Disks) == 0 {
+		return s, nil
+	}
+	if err := os.WriteFile(writeLog, nil, 0o600); err != nil {
+		return state{}, fmt.Errorf("making the log of writes: %w", err)
+	}
+	s.Machine.Disks = slices.Clone(s.Machine.Disks)
+	s.Machine.Disks[0].WriteLog = writeLog
 	return s, nil
 }

@@ -81,6 +81,10 @@ type Options struct {
 	Hardware Hardware
 	// Seed replaces members of the seed by base name ("network"); nil leaves one out.
 	Seed map[string]any
+	// WriteLog is a file that gets every write and flush of the first disk, in the format of
+	// the kernel's dm-log-writes, until the machine is switched off; only for a machine that
+	// is restored from its snapshot. Default none.
+	WriteLog string
 	// NoWait returns when the machine has been started. NoSnapshot makes none.
 	NoWait, NoSnapshot bool
 	// Try are the commands shown at the end; default three that need no program of

@@ -245,7 +245,7 @@ func (u *up) server(ctx context.Context) ([]byte, error) {
 // fromSnapshot restores the machine and asks its API.
 func (u *up) fromSnapshot(ctx context.Context) error {
 	if err := u.phase(ctx, "restore", saveLimit, func(ctx context.Context) (err error) {
-		u.s, err = u.restore(ctx, u.d)
+		u.s, err = u.restore(ctx, u.d, u.o.WriteLog)
 		return err
 	}); err != nil || u.o.NoWait {
 		return err

@@ -24,6 +24,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/delta"
+	tree "github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/sign"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/zstd"
@@ -43,7 +44,7 @@ const worthwhile = 1 << 20
 
 // Chunks is part of release.Extras. The kernel image has none: hardly a piece of it stays
 // the same where there is no delta.
-func (Extras) Chunks(ctx context.Context, part release.Part, unpacked, index, pack string) (_ bool, err error) {
+func (Extras) Chunks(ctx context.Context, part release.Part, unpacked string, from, to tree.ChunkFiles) (_ bool, err error) {
 	if part.Size < worthwhile || part.Type == release.TypeUpdateEFI || part.Type == release.TypeUpdateUsrVerity {
 		return false, nil
 	}
@@ -53,18 +54,43 @@ func (Extras) Chunks(ctx context.Context, part release.Part, unpacked, index, pa
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
 	var list, pieces *os.File
-	if pieces, err = os.Create(pack); err != nil {
+	if pieces, err = os.Create(to.Pack); err != nil {
 		return false, fmt.Errorf("cutting %s: %w", part.Name, err)
 	}
 	defer func() { err = errors.Join(err, pieces.Close()) }()
-	if list, err = os.Create(index); err != nil {
+	if list, err = os.Create(to.Index); err != nil {
 		return false, fmt.Errorf("cutting %s: %w", part.Name, err)
 	}
 	defer func() { err = errors.Join(err, list.Close()) }()
-	if _, err := delta.MakeChunks(ctx, in, list, pieces); err != nil {
+	earlier, done := packedBefore(from)
+	defer done()
+	if _, err := delta.MakeChunks(ctx, in, list, pieces, earlier...); err != nil {
 		return false, fmt.Errorf("cutting %s: %w", part.Name, err)
 	}
 	return true, nil
+}
+
+// packedBefore opens chunks that may be taken as they are. Files that are not there, or are
+// not what they should be, only cost time.
+func packedBefore(from tree.ChunkFiles) (earlier []delta.Earlier, done func()) {
+	none := func() {}
+	if from.Index == "" {
+		return nil, none
+	}
+	list, err := os.Open(from.Index)
+	if err != nil {
+		return nil, none
+	}
+	defer func() { _ = list.Close() }() // only read
+	index, err := delta.ReadIndex(list)
+	if err != nil {
+		return nil, none
+	}
+	pack, err := os.Open(from.Pack)
+	if err != nil {
+		return nil, none
+	}
+	return []delta.Earlier{{Index: index, Pack: pack}}, func() { _ = pack.Close() } // only read
 }
 
 // Delta is part of release.Extras. One that saves less than a tenth is not kept.

@@ -17,12 +17,20 @@ import (
 // Extras makes the ways to get a part that are shorter than the whole file. The same input
 // must give the same bytes.
 type Extras interface {
-	// Chunks cuts the file unpacked, which is the part, into pieces: it makes the two files
-	// index and pack. false means that they are not worth it, and that it made neither.
-	Chunks(ctx context.Context, part release.Part, unpacked, index, pack string) (bool, error)
+	// Chunks cuts the file unpacked, which is the part, into pieces: it makes the files named
+	// by to. from are those of the same part of an earlier release, of which pieces may be
+	// taken as they are; empty for none. false means that they are not worth it, and that it
+	// made neither.
+	Chunks(ctx context.Context, part release.Part, unpacked string, from, to ChunkFiles) (bool, error)
 	// Delta makes the file patch, by which baseUnpacked becomes unpacked. false means that
 	// it is not worth it, and that there is no such file.
 	Delta(ctx context.Context, part release.Part, unpacked string, base release.Part, baseUnpacked, patch string) (bool, error)
+}
+
+// ChunkFiles name the two files that hold the chunks of a part.
+type ChunkFiles struct {
+	// Index is the list of the chunks, Pack has them one behind the other.
+	Index, Pack string
 }
 
 // addExtras has chunks and deltas made for the parts of the build that have none yet.
@@ -49,7 +57,7 @@ func (d describer) addExtras(ctx context.Context, m release.Manifest) (err error
 		if err != nil {
 			return err
 		}
-		if err := d.addChunks(ctx, m.Version, part, unpacked); err != nil {
+		if err := d.addChunks(ctx, m.Version, part, unpacked, bases); err != nil {
 			return err
 		}
 		for _, base := range bases {
@@ -119,14 +127,20 @@ func (d describer) earlier(version string) ([]release.Manifest, error) {
 	return out, nil
 }
 
-func (d describer) addChunks(ctx context.Context, version string, part *release.Part, unpacked string) error {
+func (d describer) addChunks(ctx context.Context, version string, part *release.Part, unpacked string, bases []release.Manifest) error {
+	var from ChunkFiles
+	for _, base := range bases {
+		if i := samePart(base, *part); i >= 0 && base.Parts[i].Chunks != nil && from.Index == "" {
+			from = ChunkFiles{Index: d.tree.path(base.Parts[i].Chunks.Index.Path), Pack: d.tree.path(base.Parts[i].Chunks.Pack.Path)}
+		}
+	}
 	index, pack := part.Name+".chunks", part.Name+".pack"
 	made, err := d.tree.shareChunks(d.arch, *part, d.staging(index), d.staging(pack))
 	if err != nil {
 		return err
 	}
 	if !made {
-		made, err = d.extras.Chunks(ctx, *part, unpacked, d.staging(index), d.staging(pack))
+		made, err = d.extras.Chunks(ctx, *part, unpacked, from, ChunkFiles{Index: d.staging(index), Pack: d.staging(pack)})
 	}
 	if err != nil {
 		return fmt.Errorf("cutting %s into chunks: %w", part.Name, err)
@@ -145,12 +159,17 @@ func (d describer) addChunks(ctx context.Context, version string, part *release.
 	return nil
 }
 
+// samePart is the place of a part in another release, below 0 when it has none like it.
+func samePart(m release.Manifest, part release.Part) int {
+	return slices.IndexFunc(m.Parts, func(p release.Part) bool {
+		return p.Type == part.Type && p.Component == part.Component && (p.Type != release.TypeApplication || p.Name == part.Name)
+	})
+}
+
 // addDelta has a patch made out of the same part of an earlier release. One that is the
 // same needs none: the node has it. Nor does a base that an earlier delta names already.
 func (d describer) addDelta(ctx context.Context, version string, part *release.Part, unpacked string, from release.Manifest, work string) error {
-	i := slices.IndexFunc(from.Parts, func(p release.Part) bool {
-		return p.Type == part.Type && p.Component == part.Component && (p.Type != release.TypeApplication || p.Name == part.Name)
-	})
+	i := samePart(from, *part)
 	if i < 0 || from.Parts[i].SHA256 == part.SHA256 ||
 		slices.ContainsFunc(part.Deltas, func(d release.Delta) bool { return d.BaseSHA256 == from.Parts[i].SHA256 }) {
 		return nil

@@ -81,7 +81,7 @@ func readManifest(t *testing.T, tree, version string) api.Manifest {
 // copier is Extras that is as simple as can be: what it makes says out of what.
 type copier struct{ made []string }
 
-func (c *copier) Chunks(_ context.Context, part api.Part, unpacked, index, pack string) (bool, error) {
+func (c *copier) Chunks(_ context.Context, part api.Part, unpacked string, from, to release.ChunkFiles) (bool, error) {
 	if part.Type != api.TypeUpdateUsr {
 		return false, nil
 	}
@@ -89,8 +89,15 @@ func (c *copier) Chunks(_ context.Context, part api.Part, unpacked, index, pack 
 	if err != nil || sumOf(data) != part.SHA256 || int64(len(data)) != part.Size {
 		return false, fmt.Errorf("%s is not the part: %w", unpacked, err)
 	}
-	c.made = append(c.made, "chunks of "+part.Name)
-	return true, errors.Join(os.WriteFile(index, []byte("index"), 0o600), os.WriteFile(pack, []byte("pack"), 0o600))
+	made := "chunks of " + part.Name
+	if from.Index != "" {
+		made += ", like those of " + strings.TrimSuffix(filepath.Base(from.Index), ".chunks")
+		if _, err := os.Stat(from.Pack); err != nil {
+			return false, err
+		}
+	}
+	c.made = append(c.made, made)
+	return true, errors.Join(os.WriteFile(to.Index, []byte("index"), 0o600), os.WriteFile(to.Pack, []byte("pack"), 0o600))
 }
 
 func (c *copier) Delta(_ context.Context, part api.Part, unpacked string, base api.Part, baseUnpacked, patch string) (bool, error) {
@@ -204,7 +211,7 @@ func TestPublish_SecondRelease_HasAManifestWithEveryWayToGetIt(t *testing.T) {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]string{
-		"chunks of Holdfast_" + v1 + ".usr-x86-64." + uuidA + ".raw", "chunks of " + usr, usr + " from Holdfast_" + v1 + ".usr-x86-64." + uuidA + ".raw",
+		"chunks of Holdfast_" + v1 + ".usr-x86-64." + uuidA + ".raw", "chunks of " + usr + ", like those of Holdfast_" + v1 + ".usr-x86-64." + uuidA + ".raw", usr + " from Holdfast_" + v1 + ".usr-x86-64." + uuidA + ".raw",
 	}, extras.made); diff != "" {
 		t.Error(diff)
 	}

@@ -208,7 +208,7 @@ func (n *Node) boot() {
 	n.hardware = newHardware()
 	n.net = networkHands{n: n}
 	n.daemon = daemon.New(daemon.Options{
-		Root: n.o.Dir, Log: n.log, Clock: n.clock(), Machine: n.machine(),
+		Root: n.o.Dir, Socket: daemon.Activated, Log: n.log, Clock: n.clock(), Machine: n.machine(),
 		Documents: func() (daemon.Documents, error) { return n.store, n.faults.hit(context.Background(), "state.open") },
 		Audit:     func() (audit.Files, error) { return audit.OpenDirectory(n.path(auditDir)) },
 	})

@@ -85,8 +85,13 @@ func (a Applications) Fetch(ctx context.Context, chosen apps.Release, file, dst 
 	return g.Discard(part)
 }
 
-// maxApplication bounds an application of which only the packed size is known, in bytes.
-const maxApplication = 8 << 30
+// unpackedLimit bounds an application of which only the packed size is known, in bytes. An
+// image of programs becomes two to four times as large when it is unpacked; gzip could make it
+// a thousand times as large.
+func unpackedLimit(packed int64) int64 {
+	const smallest, largest, growth = 64 << 20, 8 << 30, 20
+	return min(max(packed, smallest/growth)*growth, largest)
+}
 
 func (a Applications) get(ctx context.Context, g *parts.Getter, way parts.Way, dst string, progress func(int)) (err error) {
 	hear := func(done, total int64) {
@@ -98,7 +103,7 @@ func (a Applications) get(ctx context.Context, g *parts.Getter, way parts.Way, d
 		return err
 	}
 	if way.Part().SHA256 == "" {
-		part, err := g.Measure(ctx, way.Part(), maxApplication)
+		part, err := g.Measure(ctx, way.Part(), unpackedLimit(way.Part().Full.Size))
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -39,9 +40,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) == "" {
 		os.Exit(m.Run())
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	flags, err := simulate.ParseFlags(os.Args[1:], os.Stdout)
 	if err == nil {
-		err = simulate.Run(context.Background(), flags, slog.New(slog.NewTextHandler(os.Stdout, nil)))
+		err = simulate.Run(ctx, flags, slog.New(slog.NewTextHandler(os.Stdout, nil)))
 	}
 	os.Exit(simulate.ExitCode(err, os.Stderr))
 }
@@ -149,6 +152,12 @@ type program struct {
 // run starts a node as a program and waits until its API answers; the phases may go on.
 func run(t testing.TB, dir string, args ...string) *program {
 	t.Helper()
+	return runOn(t, dir, nil, args...)
+}
+
+// runOn starts a node as systemd does, with a socket that is there already; nil for none.
+func runOn(t testing.TB, dir string, socket *os.File, args ...string) *program {
+	t.Helper()
 	notify := filepath.Join(dir, "notify")
 	if err := os.Remove(notify); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
@@ -161,6 +170,11 @@ func run(t testing.TB, dir string, args ...string) *program {
 	p := &program{node: client(t, dir), output: &bytes.Buffer{}, ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], append([]string{"--simulate", dir}, args...)...)
 	p.cmd.Env = append(os.Environ(), asProgram+"=1", "NOTIFY_SOCKET="+notify)
+	if socket != nil { // the number of the process stands in its environment: a shell knows it
+		p.cmd = exec.Command("/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0], "--simulate", dir}, args...)...)
+		p.cmd.Env = append(os.Environ(), asProgram+"=1", "NOTIFY_SOCKET="+notify, "LISTEN_FDS=1")
+		p.cmd.ExtraFiles = []*os.File{socket}
+	}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

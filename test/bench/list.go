@@ -17,6 +17,7 @@ func measurements() []measurement {
 		starts(),
 		memories(),
 		apis(),
+		networks(),
 		updates(),
 	)
 }
@@ -63,6 +64,8 @@ const (
 	inSeconds
 	// inMilliseconds are seconds too, shown as ms.
 	inMilliseconds
+	// inPieces are counted.
+	inPieces
 )
 
 // choose gives the measurements to take, in the order of the list.

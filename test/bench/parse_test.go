@@ -251,3 +251,18 @@ func TestWatchSerial_LogOfAnEarlierStart_IsLeftOut(t *testing.T) {
 		t.Errorf("%s, %v", diff, err)
 	}
 }
+
+// A number that is not there must not become a zero on the page.
+func TestBenchmarkMetrics_WhatGoTestWrites_IsReadByUnit(t *testing.T) {
+	const text = "goos: linux\nBenchmarkSysupdate_Slot-2   \t       3\t8000000000 ns/op\t        55.5 MB-peak\t         5.25 s/dd\t         7.5 s/update\nPASS\n"
+	got, err := benchmarkMetrics(text, "BenchmarkSysupdate_Slot")
+	want := map[string]float64{"ns/op": 8e9, "MB-peak": 55.5, "s/dd": 5.25, "s/update": 7.5}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	for _, text := range []string{"", "PASS\n", "BenchmarkSysupdate_Slot --- SKIP: missing program: losetup\n"} {
+		if _, err := benchmarkMetrics(text, "BenchmarkSysupdate_Slot"); err == nil {
+			t.Errorf("%q has numbers", text)
+		}
+	}
+}

@@ -69,6 +69,8 @@ func targetText(row metric) string {
 	switch {
 	case row.Times:
 		return fmt.Sprintf("%g times", row.Limit)
+	case row.Unit == inPieces:
+		return fmt.Sprintf("%g", row.Limit)
 	case row.Unit == inBytes:
 		return fmt.Sprintf("%g MB", row.Limit/1e6)
 	case row.Unit == inMilliseconds:
@@ -81,6 +83,8 @@ func targetText(row metric) string {
 
 func amount(u unit, n float64) string {
 	switch {
+	case u == inPieces:
+		return fmt.Sprintf("%g", n)
 	case u == inBytes:
 		return megabytes(n)
 	case u == inMilliseconds:

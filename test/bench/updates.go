@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,13 +36,108 @@ func updates() []measurement {
 			{ID: "update-chunks", What: "bytes of an update from a release without a delta (chunks)", Unit: inBytes, Limit: 0.25, Times: true, Against: against,
 				Missed: "what was compressed by others, as the kernel in the UKI, has no chunk in common; more deltas kept would close it"},
 		}},
-		{Name: "slot", Take: byHand, Apart: "they are taken by hand out of the tests named in their records", Rows: []metric{
-			{ID: "update-write", What: "writing a slot through systemd-sysupdate", Unit: inSeconds, Limit: 1.5, Times: true, Against: "`dd` of the same bytes",
-				Missed: "starting five programs costs a second or two whatever the size, and the bytes are summed on the way; fewer, larger steps would close it"},
+		{Name: "slot", Take: takeSlot, Rows: []metric{
+			{ID: "update-write", What: "writing a slot through systemd-sysupdate", Unit: inSeconds, Limit: 1.5, Times: true, Against: "`dd` of the same bytes, not packed",
+				Missed: "the bytes come packed with gzip and are unpacked, summed twice and sent through a local server on the way, which dd does not; an update by deltas, the usual one, has less to unpack"},
+			{ID: "update-memory", What: "memory of the process that feeds the slot", Unit: inBytes, Limit: 300e6, Missed: "see its parts"},
+		}},
+		{Name: "restart", Take: takeRestart, Rows: []metric{
+			{ID: "restart-lost", What: "requests lost while holdfastd restarts", Unit: inPieces, Limit: 0, Missed: "see its parts"},
+		}},
+		{Name: "powercut", Take: takePowerCuts, Apart: "it starts a machine for each cut, which takes hours", Rows: []metric{
+			{ID: "update-powercut", What: "power cuts during an update after which the node does not come back by itself with all that was there", Unit: inPieces, Limit: 0,
+				Missed: "see its parts"},
+		}},
+		{Name: "return", Take: byHand, Apart: "they are taken by hand out of the tests named in their records", Rows: []metric{
+			{ID: "incus-away", What: "API of Incus away while Incus is updated", Unit: inSeconds, Limit: 5,
+				Missed: "it is the time that Incus itself takes to end and to start, on an emulated processor; nothing but its own start is in it"},
 			{ID: "update-return", What: "bad release to the old one ready", Unit: inSeconds, Limit: 3, Times: true, Against: "a start of the same machine",
 				Missed: "see its parts"},
 		}},
 	}
+}
+
+// takeRestart restarts a simulated node under requests.
+func takeRestart(ctx context.Context, b *bench) ([]record, error) {
+	const test = "TestRestart_RequestsMeanwhile_AreAllAnswered"
+	result, err := b.runner(ctx, run.Command{Name: "go", Dir: b.root, Args: []string{"test", "-count=1", "-v", "./test/api", "-run", "^" + test + "$"}})
+	found := restartLine.FindStringSubmatch(string(result.Stdout))
+	if found == nil {
+		return nil, fmt.Errorf("restarting a node: %s said no number: %w", test, err)
+	}
+	lost, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		return nil, fmt.Errorf("reading the number of lost requests: %w", err)
+	}
+	return []record{{ID: "restart-lost", Value: lost, How: fmt.Sprintf(
+		"%s in test/api: eight clients ask a simulated node without a pause while it is ended and started five times, with a socket that outlives it as systemd's does; of %s requests, the longest restart took %s.", test, found[2], found[3])}}, nil
+}
+
+// restartLine is what the test says at its end.
+var restartLine = regexp.MustCompile(`NUMBER restart_lost (\d+) of (\d+), the longest restart took (\S+)`)
+
+// powerCuts is at how many writes of an update the power is cut.
+const powerCuts = 40
+
+// takePowerCuts updates a virtual machine and starts it as a power cut at each of many writes
+// would have left it.
+func takePowerCuts(ctx context.Context, b *bench) ([]record, error) {
+	result, err := b.runner(ctx, run.Command{Name: "make", Dir: b.root, Args: []string{"campaign-powercut", fmt.Sprintf("POINTS=%d", powerCuts)}})
+	found := powerCutLine.FindStringSubmatch(string(result.Stdout))
+	if found == nil {
+		return nil, fmt.Errorf("cutting the power: the test said no number: %w", errors.Join(err, errors.New("its output has no line with power_cuts")))
+	}
+	lost, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		return nil, fmt.Errorf("reading the number of failed starts: %w", err)
+	}
+	return []record{{ID: "update-powercut", Value: lost, How: fmt.Sprintf("%s cuts, a third behind writes to the ESP, a third behind writes to a slot, the others behind any write, "+
+		"with what was not flushed lost, kept or torn in turn. What came back, by cut: %s.", found[2], found[3])}}, nil
+}
+
+// powerCutLine is what the test says at its end.
+var powerCutLine = regexp.MustCompile(`NUMBER power_cuts (\d+) of (\d+): (.*)`)
+
+// slotTimes is how often a slot is written.
+const slotTimes = 3
+
+// takeSlot writes the release of the build into a slot of a disk in a file, as a node does.
+func takeSlot(ctx context.Context, b *bench) ([]record, error) {
+	result, err := b.runner(ctx, run.Command{Name: "go", Dir: b.root, Args: []string{
+		"test", "./test/host", "-run", "^$", "-bench", "^BenchmarkSysupdate_Slot$", "-benchtime", fmt.Sprintf("%dx", slotTimes),
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("writing a slot: %w", err)
+	}
+	metrics, err := benchmarkMetrics(string(result.Stdout), "BenchmarkSysupdate_Slot")
+	if err != nil {
+		return nil, err
+	}
+	how := fmt.Sprintf("BenchmarkSysupdate_Slot in test/host, %d times: the four files of the release, packed with gzip, through package slotfeed and systemd-sysupdate into the other slot of a disk in a file", slotTimes)
+	return []record{
+		{ID: "update-write", Value: metrics["s/update"], Other: metrics["s/dd"], How: how + "; dd writes the same bytes, which are not packed, to the same partitions, with fsync."},
+		{ID: "update-memory", Value: metrics["MB-peak"] * 1e6, How: how + "; largest resident set of that process."},
+	}, nil
+}
+
+// benchmarkMetrics reads the metrics of one benchmark out of what go test wrote, by unit.
+func benchmarkMetrics(text, name string) (map[string]float64, error) {
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || fields[0] != name && !strings.HasPrefix(fields[0], name+"-") {
+			continue
+		}
+		metrics := map[string]float64{}
+		for i := 2; i+1 < len(fields); i += 2 {
+			value, err := strconv.ParseFloat(fields[i], 64)
+			if err != nil {
+				return nil, fmt.Errorf("reading the results of %s: %w", name, err)
+			}
+			metrics[fields[i+1]] = value
+		}
+		return metrics, nil
+	}
+	return nil, fmt.Errorf("reading the results of %s: it wrote none: %s", name, text)
 }
 
 // byHand is for numbers that a test says and a person notes.

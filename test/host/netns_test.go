@@ -161,7 +161,7 @@ func newNetworkd(t *testing.T) *realNetworkd {
 	if _, err := os.Stat(tree.File("usr/lib/systemd/systemd-networkd")); err != nil {
 		t.Skip("missing program in the tools tree: systemd-networkd")
 	}
-	n := &realNetworkd{t: t, root: t.TempDir()}
+	n := &realNetworkd{t: t, root: shortDir(t)} // a socket has a short name
 	in := func(name string) string { return filepath.Join(n.root, name) }
 	for _, dir := range []string{"usr", "proc", "sys", "dev", "tmp", "run/dbus", "run/systemd/netif", "run/udev"} {
 		if err := os.MkdirAll(in(dir), 0o755); err != nil {
@@ -240,7 +240,7 @@ func (n *realNetworkd) run(ctx context.Context, c run.Command) (run.Result, erro
 		return run.Result{}, nil
 	case c.Name == "networkctl":
 		if c.Args[0] == "reload" {
-			n.ran = append(n.ran, "reload")
+			n.t.Error("networkd was not asked over the bus")
 		}
 		c.Args = append([]string{n.root, c.Name}, c.Args...)
 		c.Name = "chroot"

@@ -21,7 +21,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -751,40 +750,6 @@ func TestBootloader_CountedStart_IsBlessedOrMarkedBad(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A slot is written about as fast as the disk takes the bytes: the metric x-of-dd is the
-// time against dd with a flush, of the same bytes into the same partition.
-func BenchmarkSysupdate_Slot(b *testing.B) {
-	const size = 256 << 20
-	n, release := newNode(b), newRelease(b, releaseB, size)
-	file := filepath.Join(shortDir(b), "usr.raw")
-	if err := os.WriteFile(file, release.contents[release.names[2]], 0o600); err != nil {
-		b.Fatal(err)
-	}
-	var dd, update time.Duration
-	for range b.N {
-		start := time.Now()
-		command(b, "dd", "if="+file, "of="+n.disk, "bs=1M", "oflag=seek_bytes", fmt.Sprintf("seek=%d", layout.Start(layout.UsrB)), "conv=fsync,notrunc", "status=none")
-		dd += time.Since(start)
-		start = time.Now()
-		if _, err := n.take(b, release); err != nil {
-			b.Fatal(err)
-		}
-		update += time.Since(start)
-		b.StopTimer()
-		slots, err := n.slots.Read()
-		if err == nil {
-			err = errors.Join(n.loader.Remove("Holdfast_202611230000+3-0.efi"), n.slots.Free(b.Context(), slots[1]))
-		}
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-	}
-	b.SetBytes(size)
-	b.ReportMetric(update.Seconds()/dd.Seconds(), "x-of-dd")
-	b.ReportMetric(dd.Seconds()/float64(b.N), "dd-s/op")
 }
 
 // hashPartition sums up the beginning of a partition as the disk has it, not the memory.

@@ -32,7 +32,7 @@ func TestAPI_DocumentedErrors(t *testing.T) {
 		"unknown action":        {client.Request{Method: "POST", Path: "/1.0/system/:dance"}, 501, ":dance"},
 		"wrong method":          {client.Request{Method: "PUT", Path: "/1.0", Body: []byte(`{}`)}, 501, "PUT"},
 		"delete":                {client.Request{Method: "DELETE", Path: "/1.0/applications/incus"}, 501, "DELETE"},
-		"comes later":           {client.Request{Method: "POST", Path: "/1.0/system/:backup"}, 501, "later"},
+		"comes later":           {client.Request{Method: "POST", Path: "/1.0/system/storage/:create-volume"}, 501, "later"},
 		"bad dry run":           {client.Request{Method: "PUT", Path: "/1.0/system/kernel", Query: map[string][]string{"dry-run": {"x"}}, Body: []byte(`{"config": {}}`)}, 400, "dry-run"},
 		"nothing to confirm":    {client.Request{Method: "POST", Path: "/1.0/system/network/:confirm"}, 400, "pending"},
 		"unknown change":        {client.Request{Method: "GET", Path: "/1.0/system/history/999"}, 404, "999"},

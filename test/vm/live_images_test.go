@@ -66,10 +66,36 @@ func TestApplication_BadImages_AreRefused(t *testing.T) {
 	}
 	good := newer(t, before, 20)
 	s.publish(t, good, offer{make: s.published})
+	away := n.away(t)
 	status := n.check(t)
+	t.Logf("NUMBER incus_away %.1f s", away().Seconds())
 	if got := n.incusVersion(t); got != good {
 		t.Errorf("the good image was not taken, so the refusals mean nothing: %s is active, %q", got, status)
 	}
+}
+
+// away asks the node without a pause, and gives a function that ends this and says the longest
+// time in which there was no answer.
+func (n *node) away(t *testing.T) func() time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan time.Duration, 1)
+	go func() {
+		var longest time.Duration
+		for last := time.Now(); ; {
+			one, cancelOne := context.WithTimeout(ctx, time.Second)
+			_, err := n.api.Server(one)
+			cancelOne()
+			if ctx.Err() != nil {
+				ended <- longest
+				return
+			}
+			if err == nil {
+				longest, last = max(longest, time.Since(last)), time.Now()
+			}
+		}
+	}()
+	return func() time.Duration { cancel(); return <-ended }
 }
 
 type namedOffer struct {

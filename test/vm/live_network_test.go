@@ -382,9 +382,10 @@ func (r *rig) speed(t *testing.T) {
 	ratio := float64(median(whole)) / float64(median(bare))
 	t.Logf("from the request to a connection: %s (%v)", median(whole), whole)
 	t.Logf("from networkctl reload to a connection: %s (%v)", median(bare), bare)
-	t.Logf("NUMBER network_apply_ratio %.2f", ratio)
-	if ratio > 1.3 {
-		t.Errorf("a change takes %.2f times as long as networkd alone, want at most 1.3", ratio)
+	t.Logf("NUMBER network_apply %.4f %.4f", median(whole).Seconds(), median(bare).Seconds())
+	// The target is in docs/benchmarks.md; this is where something has gone wrong.
+	if ratio > 2 {
+		t.Errorf("a change takes %.2f times as long as networkd alone, want at most 2", ratio)
 	}
 }
 

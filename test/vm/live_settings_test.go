@@ -240,10 +240,27 @@ var stockArguments = map[string]string{
 	"system update check":                   "node: --force",
 }
 
-// stockLast are the commands that end or interrupt the node, in the order in which they
-// are tried, with the event of the machine that they lead to; empty for none.
-var stockLast = []struct{ command, event string }{
-	{"application restart", ""}, {"system reboot", "RESET"}, {"system poweroff", "SHUTDOWN"}, {"system suspend", ""},
+// stockEnd is a command that ends or interrupts the node.
+type stockEnd struct {
+	command string
+	// event is that of the machine which it leads to; empty for none.
+	event string
+	// restarts says that Incus starts anew instead.
+	restarts bool
+	// input is the command whose output it reads; empty for none.
+	input string
+}
+
+// stockLast are these, in the order in which they are tried.
+var stockLast = []stockEnd{
+	{command: "application restart", restarts: true},
+	{command: "application restore", restarts: true, input: "application backup"},
+	{command: "application factory-reset", restarts: true},
+	{command: "system reboot", event: "RESET"},
+	{command: "system restore", event: "RESET", input: "system backup"},
+	{command: "system factory-reset", event: "RESET"},
+	{command: "system poweroff", event: "SHUTDOWN"},
+	{command: "system suspend"},
 }
 
 // stockRun is the client with the node that it talks to.
@@ -291,7 +308,7 @@ func TestStockClient_EveryCommand(t *testing.T) {
 	}
 	s.expectEdit(t)
 	for _, last := range stockLast {
-		results[last.command] = s.tryLast(t, last.command, last.event)
+		results[last.command] = s.tryLast(t, last)
 	}
 	rows := make([]stock.Row, 0, len(commands))
 	for _, command := range commands {
@@ -362,20 +379,22 @@ func (s stockRun) expectEdit(t *testing.T) {
 }
 
 // tryLast tries a command behind which the node is away, and waits for what it leads to.
-func (s *stockRun) tryLast(t *testing.T, command, event string) string {
+func (s *stockRun) tryLast(t *testing.T, last stockEnd) string {
 	t.Helper()
-	pid := 0
-	if command == "application restart" {
-		pid = s.pidOf(t, "incusd")
-	} else {
-		s.node = fresh(t)
-		s.client = stockClient(t, s.node)
+	s.node = fresh(t)
+	s.client = stockClient(t, s.node)
+	pid, input := s.pidOf(t, "incusd"), ""
+	if last.input != "" {
+		var taken string
+		if taken, input = s.tell(t, last.input, ""); taken != "works" {
+			t.Errorf("%s: %s", last.input, taken)
+		}
 	}
 	events := s.listen(t)
-	result, _ := s.tell(t, command, "")
+	result, _ := s.tell(t, last.command, input)
 	switch {
 	case result != "works":
-	case pid != 0:
+	case last.restarts:
 		until(t, 5*time.Minute, "waiting for the application", func(ctx context.Context) (bool, error) {
 			text, err := s.api.DebugProcesses(ctx)
 			if err != nil {
@@ -384,8 +403,8 @@ func (s *stockRun) tryLast(t *testing.T, command, event string) string {
 			list, err := observe.Processes(text)
 			return slices.ContainsFunc(list, func(p observe.Process) bool { return p.Name == "incusd" && p.PID != pid }), err
 		})
-	case event != "":
-		awaitEvent(t, events, event, 5*time.Minute)
+	case last.event != "":
+		awaitEvent(t, events, last.event, 5*time.Minute)
 	}
 	return result
 }

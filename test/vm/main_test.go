@@ -17,8 +17,8 @@
 //
 // Flags, as in `go test -v -timeout 3h ./test/vm -long`: -quick runs what needs the live
 // machine and one reboot, -long adds whole installations, the network against peers in
-// namespaces, every command of the stock client and every kind of bad release. With -short
-// nothing runs at all, since `make check` starts no machine.
+// namespaces, every command of the stock client and every kind of bad release; -points N cuts
+// the power at N moments of an update. With -short nothing runs at all, since `make check` starts no machine.
 package vm
 
 import (
@@ -40,8 +40,9 @@ import (
 )
 
 var (
-	quick = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
-	long  = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
+	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
+	long   = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
+	points = flag.Int("points", 3, "at how many moments of an update the power is cut")
 )
 
 // baseName is the lab that all tests start from.
@@ -62,6 +63,8 @@ type world struct {
 	// true while no test may have changed it.
 	running  string
 	pristine bool
+	// recorded is what the machine wrote in the test of updates, once that has passed.
+	recorded *recording
 	// hostile is the clone for offline changes, once a test has made it.
 	hostile *hostile
 }

@@ -86,7 +86,7 @@ func (p *published) add(t *testing.T, bad string) string {
 		{Name: filepath.Join(machines.root, "image/steps/variant"), Dir: machines.root,
 			Env: []string{"VERSION=" + version, "HOLDFAST_BAD=" + bad, "HOLDFAST_OUT=" + out, "HOLDFAST_ROOT=" + machines.root}},
 		{Name: filepath.Join(machines.root, "bin/holdfast"), Dir: machines.root,
-			Args: []string{"release", "publish", p.tree, "--build", out, "--deltas", "1"}},
+			Args: []string{"release", "publish", p.tree, "--build", out, "--deltas", "3"}},
 	} {
 		if _, err := run.Host(ctx, c); err != nil {
 			t.Fatalf("making release %s: %v", version, err)
@@ -142,21 +142,42 @@ func (n *node) reboot(t *testing.T, running, state string) api.UpdateState {
 	return got
 }
 
-// A bad release costs a node two restarts and nobody a visit: it comes back by itself, says
-// what was wrong, does not take the release again, and takes the next one, of which it
-// fetches a small part.
-func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
-	slow(t)
-	kinds := []string{"daemon"}
-	if *long {
-		kinds = []string{"daemon", "api", "network", "pool", "application", "kernel", "initrd"}
-	}
+// life gives the node a container and a setting that updates must leave as they are, and a
+// tree of releases to take its updates from.
+func (n *node) life(t *testing.T, r *recording) *published {
+	t.Helper()
 	tree := newTree(t)
-	n := fresh(t)
 	config := api.ProviderConfig{Name: "images", Config: map[string]string{"server_url": lab.ReleaseURL + "/" + updatesFolder}}
 	if err := n.api.SetProvider(t.Context(), config, ""); err != nil {
 		t.Fatal(err)
 	}
+	settings, etag, err := n.api.Update(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings.Config.CheckFrequency = "never"
+	if err := n.api.SetUpdate(t.Context(), settings.Config, etag); err != nil {
+		t.Fatal(err)
+	}
+	c := stockClient(t, n)
+	c.run(t, 5*time.Minute, "image", "import", containerImage(t), "node:", "--alias", "tiny")
+	c.run(t, 5*time.Minute, "launch", "node:tiny", "node:c1", "-c", "boot.autostart=true")
+	r.kept = kept{Trusted: true, Frequency: "never", Applications: []string{"incus"}, Containers: "c1,RUNNING"}
+	r.releases = []string{machines.version}
+	return tree
+}
+
+// A bad release costs a node two restarts and nobody a visit: it comes back by itself, says
+// what was wrong, does not take the release again, and takes the next one, of which it
+// fetches a small part. What ran on it runs again after each of these.
+func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
+	slow(t)
+	kinds, goods := []string{"daemon"}, 1
+	if *long {
+		kinds, goods = []string{"daemon", "api", "network", "pool", "application", "kernel", "initrd"}, 3
+	}
+	n, r := record(t)
+	tree := n.life(t, r)
 	for _, kind := range kinds {
 		bad := tree.add(t, kind)
 		n.stage(t, bad)
@@ -170,8 +191,24 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 			t.Errorf("%s: a bad release is taken again, or nobody says why not", kind)
 		}
 		n.expectSlots(t, map[string]bool{machines.version: true, bad: false})
+		r.expectKept(t, n)
 	}
-	good := tree.add(t, "")
+	for before := machines.version; goods > 0; goods-- {
+		good := tree.add(t, "")
+		r.releases = append(r.releases, good)
+		n.expectGood(t, before, good)
+		r.expectKept(t, n)
+		before = good
+	}
+	r.stop()
+	if !t.Failed() {
+		machines.recorded = r
+	}
+}
+
+// expectGood brings the node from one release to the next, a good one.
+func (n *node) expectGood(t *testing.T, before, good string) {
+	t.Helper()
 	plan, err := n.api.PlanUpdate(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -187,15 +224,25 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 			t.Errorf("the node blessed a release with a check that does not hold: %+v", check)
 		}
 	}
-	n.expectSlots(t, map[string]bool{machines.version: false, good: true})
-	security, err := n.api.Security(t.Context())
-	if err != nil || !security.State.SystemStateIsTrusted || !security.State.SecureBootEnabled {
-		t.Errorf("after the update the node's state is %+v, %v", security.State, err)
+	n.expectSlots(t, map[string]bool{before: false, good: true})
+}
+
+// The power may go at any moment of an update, and a disk may lose or keep what was not
+// flushed: the node starts by itself, with the old release or the new one, its disk opened by
+// its TPM, and with all that was there.
+func TestUpdate_PowerCutAtAnyWrite_BootsWithNothingLost(t *testing.T) {
+	slow(t)
+	r := machines.recorded
+	if r == nil { // the test above did not run
+		var n *node
+		n, r = record(t)
+		tree := n.life(t, r)
+		good := tree.add(t, "")
+		r.releases = append(r.releases, good)
+		n.expectGood(t, machines.version, good)
+		r.stop()
 	}
-	apps, err := n.api.Applications(t.Context())
-	if err != nil || !slices.Equal(apps, []string{"incus"}) {
-		t.Errorf("applications after the update: %v, %v", apps, err)
-	}
+	r.replay(t, newNode(t, baseName), *points)
 }
 
 // expectSlots fails unless the node can start these releases, true for the one that runs,

@@ -36,15 +36,16 @@ func TestApply_Changes_DisturbAsLittleAsIsRight(t *testing.T) {
 		fail  string
 		want  []string
 	}{
-		"nothing":         {files: before, want: []string{askLinks, reload}},
-		"a network file":  {files: with("20-lan.network", "b"), want: []string{askLinks, reload}},
-		"a new device":    {files: with("12-vlan.netdev", "[NetDev]\nName=vlan\n"), want: []string{askLinks, reload}},
-		"a new key":       {files: with("13-wg2.key", "key"), want: []string{askLinks, reload}},
-		"another key":     {files: with("13-wg.key", "other"), want: []string{askLinks, restart}},
-		"a link file":     {files: with("00-_p1.link", "other"), want: []string{udevReload, udevTrigger, askLinks, restart}},
-		"a new link file": {files: with("00-_p2.link", "link"), want: []string{udevReload, udevTrigger, askLinks, restart}},
-		"no link file":    {files: map[string]string{}, want: []string{udevReload, udevTrigger, askLinks, restart}},
-		"networkd is off": {files: before, fail: reload, want: []string{askLinks, reload, restart}},
+		"nothing":                  {files: before, want: []string{reload}},
+		"a network file":           {files: with("20-lan.network", "b"), want: []string{reload}},
+		"a new device":             {files: with("12-vlan.netdev", "[NetDev]\nName=vlan\n"), want: []string{reload}},
+		"a new key":                {files: with("13-wg2.key", "key"), want: []string{reload}},
+		"another key":              {files: with("13-wg.key", "other"), want: []string{restart}},
+		"a link file":              {files: with("00-_p1.link", "other"), want: []string{udevReload, udevTrigger, restart}},
+		"a new link file":          {files: with("00-_p2.link", "link"), want: []string{udevReload, udevTrigger, restart}},
+		"no link file":             {files: map[string]string{}, want: []string{udevReload, udevTrigger, restart}},
+		"networkd is off":          {files: before, fail: reload, want: []string{reload, restart}},
+		"a card that has its name": {files: before, cards: map[string]string{"52:54:00:12:34:56": "_p525400123456"}, want: []string{reload}},
 		"a card's name": {files: before, cards: map[string]string{"52:54:00:00:00:03": "_p3"}, want: []string{askLinks,
 			"ip link set dev enp0s3 down", "ip link set dev enp0s3 name _p3", udevTrigger + " --sysname-match=_p3", restart}},
 	} {
@@ -53,7 +54,7 @@ func TestApply_Changes_DisturbAsLittleAsIsRight(t *testing.T) {
 		if _, err := host.Apply(t.Context(), networkd.Change{Files: before}); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{udevReload, udevTrigger, askLinks, restart}, p.got); diff != "" {
+		if diff := cmp.Diff([]string{udevReload, udevTrigger, restart}, p.got); diff != "" {
 			t.Errorf("the first time: %s", diff)
 		}
 		p.got = nil
@@ -83,7 +84,7 @@ func TestApply_AfterOneThatBrokeOff_DoesEverything(t *testing.T) {
 	if _, err := host.Apply(t.Context(), change); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{udevReload, udevTrigger, askLinks, restart}, p.got); diff != "" {
+	if diff := cmp.Diff([]string{udevReload, udevTrigger, restart}, p.got); diff != "" {
 		t.Error(diff)
 	}
 }

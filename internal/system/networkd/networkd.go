@@ -49,7 +49,8 @@ import (
 type Host struct {
 	// Root is the directory that stands for "/".
 	Root string
-	// Run starts programs: ip, networkctl, resolvectl, systemctl, udevadm, wg.
+	// Run starts programs: ip, networkctl (where there is no D-Bus), resolvectl, systemctl,
+	// udevadm, wg.
 	Run run.Runner
 	// Resolver is the address of the resolver that DNSProbe asks; default that of
 	// systemd-resolved, 127.0.0.53:53.
@@ -125,7 +126,7 @@ func (h Host) begin() (unfinished bool, err error) {
 // takeUp has networkd read its files.
 func (h Host) takeUp(ctx context.Context, gentle bool) error {
 	if gentle {
-		err := h.do(ctx, "networkctl", "reload")
+		err := h.reload(ctx)
 		if err == nil {
 			return nil
 		}
@@ -219,6 +220,9 @@ func (h Host) nameCards(ctx context.Context, cards map[string]string, links bool
 			return false, fmt.Errorf("renaming network cards: %w", err)
 		}
 	}
+	if h.named(cards) {
+		return false, nil
+	}
 	found, err := h.Links(ctx)
 	if err != nil {
 		return false, err
@@ -231,6 +235,17 @@ func (h Host) nameCards(ctx context.Context, cards map[string]string, links bool
 		renamed = renamed || did
 	}
 	return renamed, nil
+}
+
+// named is true when there is a card under each name. A name comes from the card's own MAC
+// address, and nothing but that card ever gets it. Looking closer would start a program.
+func (h Host) named(cards map[string]string) bool {
+	for _, name := range cards {
+		if _, err := os.Stat(h.path("sys/class/net", name, "device")); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // nameCard does by hand what udev left undone for a card that is there.

@@ -66,6 +66,9 @@ type Disk struct {
 	BootIndex int `json:"boot_index"`
 	// Removable marks an install medium: it is not part of a snapshot.
 	Removable bool `json:"removable,omitempty"`
+	// WriteLog is an empty file that gets every write and flush of the guest, in the format of
+	// the kernel's dm-log-writes; empty means none. It is for one run of the machine.
+	WriteLog string `json:"-"`
 }
 
 // Value is a named value handed to the guest by the firmware configuration device.
@@ -197,6 +200,12 @@ func platform(tools Tools, m Machine) []string {
 func disk(d Disk) []string {
 	drive := fmt.Sprintf("if=none,id=%s,format=%s,cache=unsafe,discard=unmap,detect-zeroes=unmap,file=%s",
 		d.ID, d.Format, comma(d.Path))
+	if d.WriteLog != "" { // flushes reach the log, and no further
+		drive = fmt.Sprintf("if=none,id=%s,driver=blklogwrites,cache=writeback,discard=unmap,log-sector-size=512,"+
+			"log.driver=file,log.filename=%s,log.cache.no-flush=on,"+
+			"file.driver=%s,file.cache.no-flush=on,file.file.driver=file,file.file.filename=%s",
+			d.ID, comma(d.WriteLog), d.Format, comma(d.Path))
+	}
 	device := "virtio-blk-pci,drive=" + d.ID
 	switch d.Bus {
 	case USB:

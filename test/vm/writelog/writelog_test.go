@@ -1,0 +1,153 @@
+package writelog_test
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-os/holdfast/test/vm/writelog"
+)
+
+const sector = 512
+
+// event is an entry as QEMU writes it: where in sectors, flags, and the letter that fills it.
+type event struct {
+	at, sectors, flags uint64
+	fill               byte
+}
+
+const flush, fua, discard = 1, 2, 4
+
+// recorded writes a log and an empty disk of four sectors.
+func recorded(t *testing.T, events ...event) (disk, log string) {
+	t.Helper()
+	put := func(values ...uint64) []byte {
+		out := make([]byte, 0, sector)
+		for _, v := range values {
+			out = binary.LittleEndian.AppendUint64(out, v)
+		}
+		return out[:sector]
+	}
+	text := put(0x6a736677736872, 1, uint64(len(events)), sector)
+	for _, e := range events {
+		text = append(text, put(e.at, e.sectors, e.flags, 0)...)
+		if e.flags&discard == 0 {
+			for range e.sectors * sector {
+				text = append(text, e.fill)
+			}
+		}
+	}
+	dir := t.TempDir()
+	disk, log = filepath.Join(dir, "disk"), filepath.Join(dir, "log")
+	for path, content := range map[string][]byte{log: text, disk: []byte(filled("...."))} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return disk, log
+}
+
+// filled is a disk with one letter for each sector; letters gives them back.
+func filled(letters string) string {
+	var out []byte
+	for i := range len(letters) {
+		for range sector {
+			out = append(out, letters[i])
+		}
+	}
+	return string(out)
+}
+
+func letters(t *testing.T, disk string) string {
+	t.Helper()
+	content, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []byte
+	for i := 0; i < len(content); i += sector {
+		out = append(out, content[i])
+		if string(content[i:i+sector]) != filled(string(content[i])) {
+			t.Errorf("sector %d is torn", i/sector)
+		}
+	}
+	return string(out)
+}
+
+// What a test of power cuts shows is worth as much as the disks that it starts from.
+func TestCut_EachPoint_KeepsWhatWasFlushed(t *testing.T) {
+	events := []event{
+		{at: 0, sectors: 1, fill: 'a'}, {at: 1, sectors: 2, fill: 'b'}, {flags: flush},
+		{at: 0, sectors: 1, fill: 'c'}, {at: 3, sectors: 1, fill: 'd', flags: fua}, {at: 1, sectors: 1, flags: discard}, {flags: flush},
+		{at: 2, sectors: 2, fill: 'e'},
+	}
+	all := func(int) bool { return true }
+	for name, c := range map[string]struct {
+		keep func(int) bool
+		want []string
+	}{
+		"nothing of the rest": {nil, []string{"....", "....", "....", "abb.", "abb.", "abbd", "abbd", "cbbd", "cbbd"}},
+		"all of the rest":     {all, []string{"....", "a...", "abb.", "abb.", "cbb.", "cbbd", "cbbd", "cbbd", "cbee"}},
+		"some of the rest": {func(i int) bool { return i == 1 || i == 7 },
+			[]string{"....", "....", ".bb.", "abb.", "abb.", "abbd", "abbd", "cbbd", "cbee"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk, log := recorded(t, events...)
+			d, err := writelog.Open(disk, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			var got []string
+			for n := range len(d.Entries) + 1 {
+				if err := d.Cut(n, c.keep); err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, letters(t, disk))
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("the disk after each entry (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The machine is killed in the middle of a write: what is not whole in the log did not happen.
+func TestRead_LogOfAKilledMachine_EndsBeforeTheTornEntry(t *testing.T) {
+	_, log := recorded(t, event{at: 0, sectors: 1, fill: 'a'}, event{at: 1, sectors: 2, fill: 'b'})
+	for size, want := range map[int64]int{5 * sector: 1, 5*sector + 7: 1, 6 * sector: 2, 3*sector - 1: 0, sector: 0} {
+		cut := filepath.Join(t.TempDir(), "log")
+		content, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(cut, content[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := writelog.Read(cut)
+		if err != nil || len(entries) != want {
+			t.Errorf("of %d bytes: %d entries, %v, want %d", size, len(entries), err, want)
+		}
+	}
+	if _, err := writelog.Read(os.DevNull); err == nil {
+		t.Error("an empty file is taken for a log")
+	}
+}
+
+func TestCut_Backwards_IsRefused(t *testing.T) {
+	disk, log := recorded(t, event{at: 0, sectors: 1, fill: 'a'}, event{flags: flush})
+	d, err := writelog.Open(disk, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Cut(2, nil); err != nil {
+		t.Fatal(err)
+	}
+	if d.Cut(1, nil) == nil || d.Cut(3, nil) == nil {
+		t.Error("a flushed write can be taken back, or one be made that was not recorded")
+	}
+}
