@@ -165,3 +165,21 @@ func (c *Client) upload(ctx context.Context, path string, query url.Values, body
 	}
 	return decode(path, response.StatusCode, response.Header, data)
 }
+
+// SecureBootUpdatePath takes archives of updates for the firmware's keys.
+const SecureBootUpdatePath = "/1.0/debug/secureboot/:update"
+
+// UpdateSecureBoot sends an archive of signed updates for the firmware's keys and says how
+// far the node has come with it: one variable for each start.
+func (c *Client) UpdateSecureBoot(ctx context.Context, archive io.Reader) (os.SecureBootState, error) {
+	answer, err := c.upload(ctx, SecureBootUpdatePath, nil, archive)
+	if err != nil {
+		return os.SecureBootState{}, err
+	}
+	return decodeAnswer[os.SecureBootState](SecureBootUpdatePath, answer)
+}
+
+// PlanUpdateSecureBoot says what UpdateSecureBoot would do.
+func (c *Client) PlanUpdateSecureBoot(ctx context.Context, archive io.Reader) (os.Plan, error) {
+	return c.planUpload(ctx, SecureBootUpdatePath, nil, archive)
+}

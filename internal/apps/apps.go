@@ -20,7 +20,8 @@
 //     upgraded its data; when that boot does not finish either, it goes back.
 //   - A version that was merged but did not work is remembered (Failed) and is not tried
 //     again by itself, so that a bad release costs one interruption, not one per check.
-//   - The version before the active one stays on disk.
+//   - The version before the active one stays on disk, and so does the one that was active
+//     when the release of the OS before this one last ran: see follow.
 //
 // This file holds the decisions, as pure functions; manager.go carries them out.
 package apps
@@ -113,6 +114,11 @@ type Record struct {
 	NextTried bool `json:"next_tried,omitempty"`
 	// Failed is the release that was tried and did not work.
 	Failed string `json:"failed,omitempty"`
+	// OS is the release of the OS that the node last ran.
+	OS string `json:"os,omitempty"`
+	// OtherOS is the one before it, and OtherVersion what was active when that last ran.
+	OtherOS      string `json:"other_os,omitempty"`
+	OtherVersion string `json:"other_version,omitempty"`
 	// Initialized is true once the first-boot seed has been applied.
 	Initialized bool `json:"initialized"`
 	// LastRestored is when a backup was last restored.
@@ -277,7 +283,7 @@ func older(a, b string) bool {
 }
 
 // kept are the versions that stay on disk.
-func kept(r Record) []string { return []string{r.Version, r.Previous, r.Next} }
+func kept(r Record) []string { return []string{r.Version, r.Previous, r.Next, r.OtherVersion} }
 
 var (
 	releaseTime = regexp.MustCompile(`^[0-9]{12}$`)

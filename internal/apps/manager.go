@@ -96,8 +96,16 @@ type Manager struct {
 	Log  *slog.Logger
 	// Progress hears of downloads, in percent; it may be nil.
 	Progress func(name string, percent int)
+	// OS is the release of the OS that runs, as "202611220104"; empty when it is not known,
+	// and then versions do not follow it.
+	OS string
 
 	changing sync.Mutex
+	// returning are the applications whose version is tried under an older OS in this boot.
+	returning map[string]bool
+
+	telling sync.Mutex
+	news    []string
 }
 
 // List gives the names of the installed applications, sorted.
@@ -205,7 +213,7 @@ func (m *Manager) add(ctx context.Context, name string) error {
 	if err := m.obtain(ctx, name, release); err != nil {
 		return err
 	}
-	record := Record{Version: release.Version}
+	record := Record{Version: release.Version, OS: m.OS}
 	if err := m.record(name, record); err != nil {
 		return err
 	}

@@ -149,7 +149,14 @@ func (m *Manager) linkAll(state State) (missing, err error) {
 		if err != nil {
 			return nil, err
 		}
-		chosen[name], state[name] = atBoot(state[name], versions)
+		followed, returning := follow(state[name], m.OS, versions)
+		if returning {
+			if m.returning == nil {
+				m.returning = map[string]bool{}
+			}
+			m.returning[name] = true
+		}
+		chosen[name], state[name] = atBoot(followed, versions)
 	}
 	if !maps.Equal(before, state) {
 		if err := m.Store.Save(state); err != nil {
@@ -173,6 +180,7 @@ func (m *Manager) mergeWithoutNext(ctx context.Context, state State, cause error
 	again := false
 	for name, record := range state {
 		if record.Next != "" {
+			m.tellReturn(name, record, cause)
 			record.Failed, record.Next, record.NextTried = record.Next, "", false
 			state[name], again = record, true
 		}
@@ -218,6 +226,7 @@ func (m *Manager) startAtBoot(ctx context.Context, name string, record Record) e
 	case err != nil && ctx.Err() != nil:
 		return err
 	case record.Next != "" && err != nil:
+		m.tellReturn(name, record, err)
 		return m.goBack(ctx, name, record, err)
 	case err != nil:
 		return err
@@ -225,6 +234,7 @@ func (m *Manager) startAtBoot(ctx context.Context, name string, record Record) e
 		if err := m.settle(name, record); err != nil {
 			return err
 		}
+		m.tellReturn(name, record, nil)
 	default:
 		if err := m.prune(name, kept(record)); err != nil {
 			return wrap(name, err)

@@ -27,6 +27,8 @@ type world struct {
 	release string            // newest release of the provider
 	content map[string]string // published content by version
 	fetches int
+	os      string // release of the OS that is booted
+	news    []string
 
 	startErr map[string]error // by content
 	seedErr  error
@@ -49,7 +51,7 @@ func (w *world) manager() *apps.Manager {
 	catalogue["debug"] = apps.Application{Installable: true, Weight: -1}
 	return &apps.Manager{
 		Store: w, Provider: w, Extensions: w, Units: w, Programs: map[string]apps.Program{"incus": w},
-		Catalogue: catalogue, Root: w.root, Log: slog.New(slog.DiscardHandler),
+		Catalogue: catalogue, Root: w.root, Log: slog.New(slog.DiscardHandler), OS: w.os,
 	}
 }
 
@@ -82,7 +84,9 @@ func (w *world) withPowerCut(after int, do func()) (cut bool) {
 func (w *world) boot() error {
 	w.merged, w.active = map[string]string{}, map[string]string{}
 	m := w.manager()
-	return errors.Join(m.Merge(context.Background()), m.StartAll(context.Background()))
+	err := errors.Join(m.Merge(context.Background()), m.StartAll(context.Background()))
+	w.news = append(w.news, m.News()...)
+	return err
 }
 
 func (w *world) Load() (apps.State, error) { return maps.Clone(w.state), nil }

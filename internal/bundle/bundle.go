@@ -49,11 +49,6 @@ type Member struct {
 	Limit int64
 }
 
-// Text is a member out of bytes that are there.
-func Text(name string, data []byte) Member {
-	return Member{Name: name, Open: func() (io.Reader, error) { return strings.NewReader(string(data)), nil }}
-}
-
 // Entry is what the manifest says of a member.
 type Entry struct {
 	Name string `json:"name"`

@@ -64,14 +64,14 @@ func from(name string, r io.Reader) bundle.Member {
 
 // Whoever gets the bundle sees what is in it and what is missing.
 func TestWrite_Members_AreInTheArchiveWithAManifest(t *testing.T) {
-	long := bundle.Text("long.txt", []byte("0123456789 hunt"))
+	long := text("long.txt", []byte("0123456789 hunt"))
 	long.Limit = 14
 	got := write(t, []string{"hunter2-hunter2"},
-		bundle.Text("network/state.json", []byte(`{"key":"hunter2-hunter2","same":"hunter2-hunter2"}`)),
+		text("network/state.json", []byte(`{"key":"hunter2-hunter2","same":"hunter2-hunter2"}`)),
 		long,
 		from("broken.log", io.MultiReader(strings.NewReader("so far hunter2-"), iotest.ErrReader(errors.New("no more of hunter2-hunter2")))),
 		bundle.Member{Name: "gone.log", Open: func() (io.Reader, error) { return nil, errors.New("not there") }},
-		bundle.Text("empty", nil),
+		text("empty", nil),
 	)
 	want := map[string]string{
 		"network/state.json": `{"key":"***","same":"***"}`,
@@ -121,11 +121,11 @@ func TestWrite_Members_AreInTheArchiveWithAManifest(t *testing.T) {
 // A bundle is unpacked by somebody else: no name may lead out of its folder.
 func TestWrite_Names_StayInTheFolder(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "a\nb", `a\b`, "manifest.json", "ä", strings.Repeat("x", 201)} {
-		if err := bundle.Write(io.Discard, []bundle.Member{bundle.Text(name, nil)}, nil, made); err == nil {
+		if err := bundle.Write(io.Discard, []bundle.Member{text(name, nil)}, nil, made); err == nil {
 			t.Errorf("%q is taken", name)
 		}
 	}
-	if err := bundle.Write(io.Discard, []bundle.Member{bundle.Text("a", nil), bundle.Text("a", nil)}, nil, made); err == nil {
+	if err := bundle.Write(io.Discard, []bundle.Member{text("a", nil), text("a", nil)}, nil, made); err == nil {
 		t.Error("two members of one name are taken")
 	}
 	if err := bundle.Write(io.Discard, make([]bundle.Member, 1001), nil, made); err == nil {
@@ -226,7 +226,7 @@ func TestWrite_RandomTexts_HaveNoSecretInAnyForm(t *testing.T) {
 // A key of several lines is split by whoever writes logs.
 func TestWrite_LinesOfAKey_AreRemovedOneByOne(t *testing.T) {
 	const key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ0x\nshort\nqqJ5Yy1iZ3JvdW5kLW9mLXRo\n-----END PRIVATE KEY-----\n"
-	got := write(t, []string{key}, bundle.Text("log", []byte("1: MC4CAQAwBQYDK2VwBCIEIJ0x\n2: qqJ5Yy1iZ3JvdW5kLW9mLXRo\n3: short\nwhole: "+key)))
+	got := write(t, []string{key}, text("log", []byte("1: MC4CAQAwBQYDK2VwBCIEIJ0x\n2: qqJ5Yy1iZ3JvdW5kLW9mLXRo\n3: short\nwhole: "+key)))
 	if diff := cmp.Diff("1: ***\n2: ***\n3: short\nwhole: ***", got["log"]); diff != "" {
 		t.Error(diff)
 	}
@@ -312,4 +312,9 @@ func BenchmarkScrubber(b *testing.B) {
 	for b.Loop() {
 		s.Text(text)
 	}
+}
+
+// text is a member out of bytes.
+func text(name string, data []byte) bundle.Member {
+	return bundle.Member{Name: name, Open: func() (io.Reader, error) { return bytes.NewReader(data), nil }}
 }

@@ -25,7 +25,7 @@ func debugCommand(n *connection) *cobra.Command {
 	events.Example = "  holdfast node debug event-log"
 	return group("debug", "Look inside a node; names and shapes may change",
 		"  holdfast node debug boot\n  holdfast node debug processes",
-		boot, debugLog, processesCommand(n), kernel, events)
+		boot, debugLog, processesCommand(n), kernel, events, secureBootUpdateCommand(n))
 }
 
 func processesCommand(n *connection) *cobra.Command {

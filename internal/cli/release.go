@@ -53,6 +53,7 @@ func releasePublishCommand(env *Env) *cobra.Command {
 	f.StringVar(&severity, "severity", "none", "none, low, medium, high or critical")
 	f.StringVar(&o.Arch, "arch", "x86_64", "x86_64 or aarch64")
 	f.BoolVar(&o.IncludeMedium, "medium", false, "publish the install medium too")
+	f.StringVar(&o.SecureBootKeys, "secureboot-keys", "", "archive of updates for the firmware's keys, which the release brings (holdfast release secureboot-update makes one)")
 	f.IntVar(&o.DeltaBases, "deltas", 5, "make deltas from this many releases before; 0 makes none, and no chunks")
 	signer := addSigner(c)
 	c.RunE = func(c *cobra.Command, args []string) (err error) {

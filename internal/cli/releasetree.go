@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	api "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/publisher"
 	"github.com/holdfast-os/holdfast/internal/release"
+	"github.com/holdfast-os/holdfast/internal/tuf"
 )
 
 // changeTree fills in a command that changes a release of a tree: the arguments begin with
@@ -100,7 +102,8 @@ func releasePruneCommand(env *Env) *cobra.Command {
 		Short: "Keep the newest releases of every channel and remove the others",
 		Long: "Keep the newest COUNT releases of every channel, and remove from the tree what no channel\n" +
 			"keeps. Nodes that run a removed release update from it as before: deltas from it lie with\n" +
-			"the newer releases.",
+			"the newer releases. Documents of the trusted metadata that nothing refers to go too, once\n" +
+			"they are an hour old.",
 		Example: "  holdfast release prune /srv/releases 10",
 		Args:    args("TREE", "COUNT"),
 	}, func(ctx context.Context, o release.TreeOptions, args []string) error {
@@ -111,6 +114,13 @@ func releasePruneCommand(env *Env) *cobra.Command {
 		gone, err := release.Prune(ctx, o, count)
 		if err != nil {
 			return err
+		}
+		old, err := tuf.Prune(o.Tree, time.Now())
+		if err != nil {
+			return err
+		}
+		if len(old) > 0 {
+			gone = append(gone, fmt.Sprintf("%d old documents of the metadata", len(old)))
 		}
 		if len(gone) == 0 {
 			_, err = fmt.Fprintln(env.Stdout, "Nothing to remove")

@@ -136,6 +136,16 @@ func providerView(p os.Provider) view {
 	for _, key := range slices.Sorted(maps.Keys(p.Config.Config)) {
 		v.fields = append(v.fields, field{key, shorten(p.Config.Config[key], 60)})
 	}
+	if p.State.Server != "" {
+		v.fields = append(v.fields, field{"Belongs to", p.State.Server})
+	}
+	if len(p.State.Warnings) > 0 {
+		warnings := table{title: "Warnings", head: []string{"WARNING"}}
+		for _, w := range p.State.Warnings {
+			warnings.rows = append(warnings.rows, []string{w})
+		}
+		v.tables = append(v.tables, warnings)
+	}
 	return v
 }
 

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -124,14 +125,11 @@ func TestIncusTrust_AddAndRemove_LookFirst(t *testing.T) {
 func TestAuthorization_EachRequest_GetsAProofForItsServerAlone(t *testing.T) {
 	prover := authenticator(t)
 	for _, mode := range []imageauth.Mode{imageauth.ByHeader, imageauth.ByQuery} {
-		authorize, err := authorization(prover, ImagesChoice{Servers: []string{"https://images.example.org/os"}, Mode: mode})
-		if err != nil {
-			t.Fatal(err)
-		}
+		authorize := prover.Authorize(&url.URL{Scheme: "https", Host: "images.example.org", Path: "/os"}, mode)
 		seen := map[string]bool{}
-		for url, want := range map[string]bool{"https://images.example.org/os/a": true, "https://images.example.org/os/b": true,
+		for address, want := range map[string]bool{"https://images.example.org/os/a": true, "https://images.example.org/os/b": true,
 			"http://images.example.org/os/a": false, "https://mirror.example.org/os/a": false} {
-			request, err := http.NewRequest(http.MethodGet, url, nil)
+			request, err := http.NewRequest(http.MethodGet, address, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +139,7 @@ func TestAuthorization_EachRequest_GetsAProofForItsServerAlone(t *testing.T) {
 			proof := request.Header.Get("X-IncusOS-Authentication") + request.URL.Query().Get("token")
 			inQuery := request.URL.RawQuery != ""
 			if (proof != "") != want || (want && inQuery != (mode == imageauth.ByQuery)) || seen[proof] && want {
-				t.Errorf("mode %d, %s: %q, in the query: %t", mode, url, proof, inQuery)
+				t.Errorf("mode %d, %s: %q, in the query: %t", mode, address, proof, inQuery)
 			}
 			seen[proof] = true
 		}

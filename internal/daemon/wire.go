@@ -88,9 +88,8 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	h.seeds = h.nodeSeed()
 	system := h.system()
 	manager := h.gated(h.apps(system))
-	updates := h.updates(system, manager)
 	keys := h.secureBoot(system)
-	updates.agent.Keys = keys
+	updates := h.updates(system, keys, manager)
 	h.daemon = New(Options{Root: root, Socket: Activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: h.seeds,
@@ -339,7 +338,7 @@ func (h *Host) apps(system *updater.System) *apps.Manager {
 		}},
 		Units:     systemd.Manager{Run: run.Host},
 		Programs:  map[string]apps.Program{"incus": incusProgram{Client: client, setup: setup, seed: h.seeds}},
-		Catalogue: apps.Catalogue(), Root: root, Log: h.log,
+		Catalogue: apps.Catalogue(), Root: root, Log: h.log, OS: system.Running,
 		Progress: func(name string, percent int) { h.display.Progress("downloading "+name, int64(percent), 100) },
 	}
 }

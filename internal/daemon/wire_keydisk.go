@@ -237,32 +237,41 @@ func (e *espPrograms) program(name string, uki bool) (keyupdate.Program, error) 
 	if seen, ok := e.seen[name]; ok && seen.size == info.Size() && seen.changed.Equal(info.ModTime()) {
 		return seen.program, nil
 	}
-	image, err := pe.ReadFile(file)
+	seen, err := readProgram(file, name, uki)
 	if err != nil {
 		return keyupdate.Program{}, err
 	}
-	seen := seenProgram{size: info.Size(), changed: info.ModTime()}
-	seen.program.Image = secureboot.Image{Name: name, SHA256: image.SHA256}
-	for _, s := range image.Signatures {
-		seen.program.Image.Signatures = append(seen.program.Image.Signatures, s.Chain)
-	}
-	if uki {
-		section, err := pe.ReadSection(file, ".pcrsig", secureboot.MaxPCRSig)
-		if err != nil {
-			return keyupdate.Program{}, err
-		}
-		if seen.program.Signed, err = secureboot.SignedKeys(section); err != nil {
-			return keyupdate.Program{}, err
-		}
-		if seen.key, err = pe.ReadSection(file, ".pcrpkey", maxPolicyKey); err != nil {
-			return keyupdate.Program{}, err
-		}
-	}
+	seen.size, seen.changed = info.Size(), info.ModTime()
 	if e.seen == nil {
 		e.seen = map[string]seenProgram{}
 	}
 	e.seen[name] = seen
 	return seen.program, nil
+}
+
+// readProgram reads a boot loader or a UKI. name is what it is called.
+func readProgram(file, name string, uki bool) (seenProgram, error) {
+	image, err := pe.ReadFile(file)
+	if err != nil {
+		return seenProgram{}, err
+	}
+	var seen seenProgram
+	seen.program.Image = secureboot.Image{Name: name, SHA256: image.SHA256}
+	for _, s := range image.Signatures {
+		seen.program.Image.Signatures = append(seen.program.Image.Signatures, s.Chain)
+	}
+	if !uki {
+		return seen, nil
+	}
+	section, err := pe.ReadSection(file, ".pcrsig", secureboot.MaxPCRSig)
+	if err != nil {
+		return seenProgram{}, err
+	}
+	if seen.program.Signed, err = secureboot.SignedKeys(section); err != nil {
+		return seenProgram{}, err
+	}
+	seen.key, err = pe.ReadSection(file, ".pcrpkey", maxPolicyKey)
+	return seen, err
 }
 
 // policyKeys are the keys of the UKIs that were read.
@@ -276,4 +285,31 @@ func (e *espPrograms) policyKeys() [][]byte {
 		}
 	}
 	return keys
+}
+
+// Opens is part of updater.Disk.
+func (s hostSecureBoot) Opens(ctx context.Context, version, image string) (bool, string, error) {
+	release, err := readRelease(version, image)
+	if err != nil {
+		return false, "", err
+	}
+	return s.updater.Opens(ctx, release)
+}
+
+// Bind is part of updater.Disk.
+func (s hostSecureBoot) Bind(ctx context.Context, version, image string) error {
+	release, err := readRelease(version, image)
+	if err != nil {
+		return err
+	}
+	return s.updater.Prepare(ctx, release)
+}
+
+// readRelease reads the kernel image of a release that is not on the ESP yet.
+func readRelease(version, image string) (keyupdate.Release, error) {
+	seen, err := readProgram(image, "release "+version, true)
+	if err != nil {
+		return keyupdate.Release{}, fmt.Errorf("reading the kernel image of %s: %w", version, err)
+	}
+	return keyupdate.Release{Version: version, UKI: seen.program, Key: bytes.TrimRight(seen.key, "\x00")}, nil
 }

@@ -63,15 +63,17 @@ func (h hostProvider) Images(choice ImagesChoice, prover *Prover) (updater.Sourc
 	if err != nil {
 		return nil, err
 	}
-	var authorize updater.Authorize
+	access := h.access.to(choice)
 	if prover != nil {
-		if authorize, err = authorization(prover.Authenticator, choice); err != nil {
-			return nil, err
+		server, err := url.Parse(choice.Servers[0])
+		if err != nil {
+			return nil, fmt.Errorf("reading the URL of the image server: %w", err)
 		}
+		access.Authorize = prover.Authorize(server, choice.Mode)
 	}
 	if choice.Metadata == metadataIndex {
-		return updater.OpenIndexedAs(updater.IndexedOptions{
-			Access: h.access.to(choice), UpdateCA: choice.CA, Architecture: architecture(), Running: release.Version}, authorize)
+		return updater.OpenIndexed(updater.IndexedOptions{
+			Access: access, UpdateCA: choice.CA, Architecture: architecture(), Running: release.Version})
 	}
 	if len(choice.Root) == 0 {
 		if choice.Root, err = os.ReadFile(releaseRoot); err != nil {
@@ -82,37 +84,12 @@ func (h hostProvider) Images(choice ImagesChoice, prover *Prover) (updater.Sourc
 	if err != nil {
 		return nil, fmt.Errorf("reading when this release was built: %w", err)
 	}
-	return updater.OpenTrustedAs(updater.TrustedOptions{
-		Access: h.access.to(choice), Root: choice.Root, StateDir: filepath.Join(stateDir, "releases"), Architecture: architecture(), Built: built,
+	return updater.OpenTrusted(updater.TrustedOptions{
+		Access: access, Root: choice.Root, StateDir: filepath.Join(stateDir, "releases"), Architecture: architecture(), Built: built,
 		Clock: func() (time.Time, bool) {
 			_, err := os.Stat(synchronized)
 			return time.Now(), err == nil
-		}}, authorize)
-}
-
-// authorization puts a new proof into each request for the first server, and into no other.
-func authorization(prover *imageauth.Authenticator, choice ImagesChoice) (updater.Authorize, error) {
-	server, err := url.Parse(choice.Servers[0])
-	if err != nil {
-		return nil, fmt.Errorf("reading the URL of the image server: %w", err)
-	}
-	return func(r *http.Request) error {
-		if r.URL.Scheme != server.Scheme || r.URL.Host != server.Host {
-			return nil
-		}
-		proof, err := prover.Proof()
-		if err != nil {
-			return err
-		}
-		if choice.Mode == imageauth.ByHeader {
-			r.Header.Set(imageauth.Header, proof)
-			return nil
-		}
-		query := r.URL.Query()
-		query.Set("token", proof)
-		r.URL.RawQuery = query.Encode()
-		return nil
-	}, nil
+		}})
 }
 
 // Center is part of ProviderHands.

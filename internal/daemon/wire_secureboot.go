@@ -24,7 +24,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/secureboot"
 	"github.com/holdfast-os/holdfast/internal/state"
-	"github.com/holdfast-os/holdfast/internal/system/bootloader"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/pe"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
@@ -136,6 +135,10 @@ func (s hostSecureBoot) Apply(ctx context.Context, found update.Found) (restart 
 	modes, err := s.efi.Modes()
 	if err != nil || !modes.SecureBoot {
 		return "", err
+	}
+	// An archive under way may be waiting for this one.
+	if err := s.replaceLoaders(ctx); err != nil {
+		s.log.Error("keeping the boot loader as it is", "error", err)
 	}
 	outcome, err := s.updater.Continue(ctx)
 	if err != nil || outcome.Why != "" {
@@ -356,9 +359,6 @@ func (keyStore) Drop() error {
 type startedPrograms struct {
 	// Loaders are the boot loaders by their path on the ESP.
 	Loaders map[string]pcrHash `json:"loaders"`
-	// UKI is the running one, Kernel the section .linux of it.
-	UKI    pcrHash `json:"uki"`
-	Kernel pcrHash `json:"kernel"`
 }
 
 // pcrHash is a hash as text.
@@ -432,25 +432,6 @@ func (e *espPrograms) makeNote() (startedPrograms, error) {
 			return startedPrograms{}, err
 		}
 		note.Loaders[name] = fmt.Sprintf("%x", image.SHA256)
-	}
-	state, err := e.loader.Read()
-	if err != nil {
-		return startedPrograms{}, err
-	}
-	for _, entry := range state.Entries {
-		if !entry.Booted {
-			continue
-		}
-		path := filepath.Join(e.esp, bootloader.Folder, entry.File)
-		uki, err := pe.ReadFile(path)
-		if err != nil {
-			return startedPrograms{}, err
-		}
-		kernel, err := pe.ReadPayload(path, ".linux")
-		if err != nil {
-			return startedPrograms{}, err
-		}
-		note.UKI, note.Kernel = fmt.Sprintf("%x", uki.SHA256), fmt.Sprintf("%x", kernel.SHA256)
 	}
 	return note, nil
 }

@@ -62,17 +62,18 @@ type hostUpdates struct {
 	agent *update.Agent
 }
 
-func (h *Host) updates(system *updater.System, manager *apps.Manager) hostUpdates {
+func (h *Host) updates(system *updater.System, keys hostSecureBoot, manager *apps.Manager) hostUpdates {
 	clock := health.NewClock()
 	agent := &update.Agent{
 		Ports: update.Ports{
 			Releases: currentReleases{h}, Stager: system,
 			Slots:    updater.Slots{System: system, BootID: updater.BootID, Uptime: realClock().SinceBoot},
-			TPM:      updater.Trust{System: system, Vars: h.efi, PolicyKey: policyKey, Bound: h.boundToTPM, Now: time.Now},
+			TPM:      updater.Trust{System: system, Vars: h.efi, Disk: keys, Bound: h.boundToTPM, Now: time.Now},
 			Power:    trialPower{h},
 			Apps:     manager,
 			Settings: hostUpdateSettings{h},
 			Journal:  hostTail{journal.Reader{Run: run.Host}},
+			Keys:     keys,
 		},
 		Clock: clock, Health: health.Gate{Observer: hostObserver{h, manager}, Clock: clock},
 		Architecture: architecture(), Random: rand.Float64,

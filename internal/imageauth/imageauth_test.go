@@ -295,12 +295,12 @@ func TestProof_TwoInARow_AreDifferent(t *testing.T) {
 }
 
 // A node that registered is served, in either way; one that did not is not.
-func TestTransport_RegisteredNode_IsServed(t *testing.T) {
+func TestAuthorize_RegisteredNode_IsServed(t *testing.T) {
 	for _, mode := range []imageauth.Mode{imageauth.ByHeader, imageauth.ByQuery} {
 		s := newServer(t)
 		base := s.serve(t)
 		a := s.authenticator(t, newKey(t))
-		client := &http.Client{Transport: imageauth.Transport{Next: http.DefaultTransport, Auth: a, Server: base, Mode: mode}}
+		client := &http.Client{Transport: authorized(a.Authorize(base, mode))}
 		get := func() int {
 			response, err := client.Get(base.JoinPath("index.sjson").String())
 			if err != nil {
@@ -323,7 +323,7 @@ func TestTransport_RegisteredNode_IsServed(t *testing.T) {
 }
 
 // A proof lets its holder pass for the node.
-func TestTransport_AnotherServer_GetsNoProof(t *testing.T) {
+func TestAuthorize_AnotherServer_GetsNoProof(t *testing.T) {
 	s := newServer(t)
 	for _, mode := range []imageauth.Mode{imageauth.ByHeader, imageauth.ByQuery} {
 		var got []string
@@ -337,7 +337,7 @@ func TestTransport_AnotherServer_GetsNoProof(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		client := &http.Client{Transport: imageauth.Transport{Next: http.DefaultTransport, Auth: s.authenticator(t, newKey(t)), Server: base, Mode: mode}}
+		client := &http.Client{Transport: authorized(s.authenticator(t, newKey(t)).Authorize(base, mode))}
 		response, err := client.Get(redirecting.URL)
 		if err != nil {
 			t.Fatal(err)
@@ -399,7 +399,7 @@ func TestProof_KeyThatDoesNotSign_IsItsError(t *testing.T) {
 	if err := a.Register(t.Context(), http.DefaultClient, base.String(), token, imageauth.ByHeader); !errors.Is(err, errLocked) {
 		t.Errorf("got %v", err)
 	}
-	client := &http.Client{Transport: imageauth.Transport{Next: http.DefaultTransport, Auth: a, Server: base}}
+	client := &http.Client{Transport: authorized(a.Authorize(base, imageauth.ByHeader))}
 	if response, err := client.Get(base.String()); !errors.Is(err, errLocked) {
 		t.Errorf("got %v, %v", response, err)
 	}
@@ -481,4 +481,15 @@ func TestKeep_ShownDocument_GetsTheTokenOfTheSameServerAlone(t *testing.T) {
 	if _, problems := imageauth.Keep(shown, kept); len(problems) != 1 || problems[0].Path != "config.token" {
 		t.Errorf("got %v", problems)
 	}
+}
+
+// authorized is a connection on which each request is said to be whose.
+type authorized func(*http.Request) error
+
+func (a authorized) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context())
+	if err := a(request); err != nil {
+		return nil, err
+	}
+	return http.DefaultTransport.RoundTrip(request)
 }

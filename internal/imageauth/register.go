@@ -150,40 +150,25 @@ func (a *Authenticator) uuid() (string, error) {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:]), nil
 }
 
-// Transport adds a new proof to each request for one server, and leaves those for others as
-// they are: after a redirect, a proof must not be handed to somebody else.
-type Transport struct {
-	// Next sends the requests.
-	Next http.RoundTripper
-	// Auth makes the proofs.
-	Auth *Authenticator
-	// Server is the base URL of the image server, as in server_url.
-	Server *url.URL
-	// Mode is the way in which they travel.
-	Mode Mode
-}
-
-// RoundTrip is that of http.RoundTripper.
-func (t Transport) RoundTrip(request *http.Request) (*http.Response, error) {
-	if request.URL.Scheme != t.Server.Scheme || request.URL.Host != t.Server.Host {
-		return t.Next.RoundTrip(request)
-	}
-	proof, err := t.Auth.Proof()
-	if err != nil {
-		if request.Body != nil {
-			err = errors.Join(err, request.Body.Close())
+// Authorize adds a new proof to each request for one server, and leaves those for others as
+// they are: after a redirect, a proof must not be handed to somebody else. server is the base
+// URL of the image server, as in server_url.
+func (a *Authenticator) Authorize(server *url.URL, mode Mode) func(*http.Request) error {
+	return func(request *http.Request) error {
+		if request.URL.Scheme != server.Scheme || request.URL.Host != server.Host {
+			return nil
 		}
-		return nil, err
-	}
-	// A RoundTripper must not change what it was given; and the URL of the original is what
-	// stands in errors.
-	request = request.Clone(request.Context())
-	if t.Mode == ByQuery {
+		proof, err := a.Proof()
+		if err != nil {
+			return err
+		}
+		if mode == ByHeader {
+			request.Header.Set(Header, proof)
+			return nil
+		}
 		query := request.URL.Query()
 		query.Set("token", proof)
 		request.URL.RawQuery = query.Encode()
-	} else {
-		request.Header.Set(Header, proof)
+		return nil
 	}
-	return t.Next.RoundTrip(request)
 }

@@ -2,7 +2,6 @@ package install
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/holdfast-os/holdfast/internal/layout"
 )
@@ -134,16 +133,6 @@ func (p Plan) CopyBytes() int64 {
 		}
 	}
 	return sum
-}
-
-// String lists the steps, one a line.
-func (p Plan) String() string {
-	var text strings.Builder
-	fmt.Fprintf(&text, "install %s from %s\n", p.Target, p.Medium)
-	for i, step := range p.Steps {
-		fmt.Fprintf(&text, "%2d %s\n", i+1, step)
-	}
-	return text.String()
 }
 
 // Input is what a plan is made of.

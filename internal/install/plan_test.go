@@ -2,6 +2,7 @@ package install
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,7 +13,17 @@ func counter() func() string {
 	return func() string { n++; return fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", n) }
 }
 
-// What a person is shown before anything is written. Every offset is checked by hand
+// show lists the steps, one a line.
+func show(p Plan) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "install %s from %s\n", p.Target, p.Medium)
+	for i, step := range p.Steps {
+		fmt.Fprintf(&text, "%2d %s\n", i+1, step)
+	}
+	return text.String()
+}
+
+// Everything that is written, in its order. Every offset is checked by hand
 // against the layout.
 func TestNewPlan_BlankDisk_StepsInOrderAndTableLast(t *testing.T) {
 	plan, err := NewPlan(Input{Arch: "x86_64", Medium: goodMedium(), Target: small, Seed: make([]byte, 1536), NewGUID: counter()})
@@ -45,7 +56,7 @@ func TestNewPlan_BlankDisk_StepsInOrderAndTableLast(t *testing.T) {
 23 unmark
 24 leave
 `
-	if diff := cmp.Diff(want, plan.String()); diff != "" {
+	if diff := cmp.Diff(want, show(plan)); diff != "" {
 		t.Error(diff)
 	}
 	table := `label: gpt
@@ -78,7 +89,7 @@ func TestNewPlan_EarlierInstallation_IsForgottenFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	if plan.Steps[0].Action != Forget || plan.Steps[1].Action != Wipe {
-		t.Errorf("got %s", plan)
+		t.Errorf("got %s", show(plan))
 	}
 }
 

@@ -273,7 +273,7 @@ func (u *Updater) settle(ctx context.Context, doc *Document) error {
 			return err
 		}
 	}
-	for _, s := range secureboot.Settle(v.have, v.present, v.starts) {
+	for _, s := range secureboot.Settle(v.have, v.present, append(slices.Clone(v.starts), doc.expected(v.BootID)...)) {
 		if err := u.Disk.Unbind(ctx, v.policies[*s.Binding]); err != nil {
 			return err
 		}

@@ -30,6 +30,10 @@
 //     forgets what it took does not make the node restart for ever.
 //   - Nothing is written while the running release is on trial: restarts use up its tries.
 //
+// A release that is signed by other keys than the running one is measured in another way.
+// Opens asks about it and Prepare binds the disk to it (release.go), before its kernel image
+// reaches the ESP; Settle removes what the release before needed, once that is gone.
+//
 // What can fail: a prediction (then nothing is written), the firmware (then nothing is
 // written, or what it stored is bound), a header (then nothing is switched). A node that
 // cannot bind what the firmware has stored is not restarted, and says so.
@@ -176,6 +180,8 @@ type Document struct {
 	Written *Written `json:"written,omitempty"`
 	// Known are values of bindings that this node made, to look for in the header.
 	Known []Values `json:"known,omitempty"`
+	// Coming is the release that the disk was last bound to before it was installed.
+	Coming *Coming `json:"coming,omitempty"`
 }
 
 // Written is a file that was handed to the firmware.

@@ -104,8 +104,12 @@ func (v *view) written(doc Document) []secureboot.Name {
 func startName(loader, uki string) string { return uki + " by " + loader }
 
 // predict gives the starts that can be with some variables: each boot loader with each UKI
-// that the firmware would let in.
+// that the firmware would let in. Without Secure Boot no key is measured, so all are as this
+// start was.
 func (v *view) predict(variables map[string][]byte) ([]secureboot.Start, error) {
+	if !v.state.Enabled {
+		return v.unchecked(variables)
+	}
 	running, err := v.authorities(v.measured)
 	if err != nil {
 		return nil, err
@@ -132,6 +136,22 @@ func (v *view) predict(variables map[string][]byte) ([]secureboot.Start, error) 
 				return nil, err
 			}
 			starts = append(starts, secureboot.Start{Name: name, PCR7: p.Next, Signed: uki.Signed})
+		}
+	}
+	return starts, nil
+}
+
+// unchecked is predict for a node without Secure Boot.
+func (v *view) unchecked(variables map[string][]byte) ([]secureboot.Start, error) {
+	for name, content := range variables {
+		if !bytes.Equal(content, v.measured[name]) {
+			return nil, fmt.Errorf("predicting PCR %d: the variable %s is not what was measured: restart first", pcr.Policy, name)
+		}
+	}
+	var starts []secureboot.Start
+	for _, uki := range v.UKIs {
+		for _, loader := range v.Loaders {
+			starts = append(starts, secureboot.Start{Name: startName(loader.Image.Name, uki.Image.Name), PCR7: v.PCR7, Signed: uki.Signed})
 		}
 	}
 	return starts, nil

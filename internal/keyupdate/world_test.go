@@ -120,9 +120,14 @@ type world struct {
 	pcr7   pcr.Value
 	opened bool
 	trial  bool
-	// signed are the keys whose signatures the running UKI has; others are more UKIs.
-	signed []string
-	others []keyupdate.Program
+	// running is the UKI that was started, by the key that lets it in, and signed are the keys
+	// whose signatures it has; others are more UKIs. quirk is what the firmware measures beside.
+	running, by string
+	quirk       string
+	// loaderBy is whose boot loader is on the ESP, startedBy whose was started.
+	loaderBy, startedBy string
+	signed              []string
+	others              []keyupdate.Program
 	// unknown are programs that cannot be read.
 	unknown []string
 	// store is what the firmware makes of an update; refuse whether it takes it at all.
@@ -143,6 +148,7 @@ func newWorld() *world {
 	w := &world{
 		variables: map[string][]byte{"SecureBoot": {1}, "PK": content("PK"), "KEK": content("KEK"), "db": content("release"), "dbx": {}},
 		tokens:    map[int]token{}, signed: []string{fingerprint("release")}, refuse: map[string]error{}, at: -1,
+		running: "R1", by: "release", loaderBy: "release", startedBy: "release",
 		store: func(old, added []byte) []byte { return slices.Concat(old, added) },
 	}
 	w.measure()
@@ -172,15 +178,23 @@ func (w *world) measure() {
 		extend(0x80000001, pcr.Variable{Vendor: vendor, Name: name, Data: w.variables[name]}.Encode())
 	}
 	extend(4, make([]byte, 4))
-	// Loader and UKI are let in by the same entry, which is measured once.
-	entry := secureboot.Entry{Kind: secureboot.X509, Data: keys()["release"].Certificate.Raw}
-	extend(0x800000e0, pcr.Variable{Vendor: imageSecurity, Name: "db", Data: entry.Signature()}.Encode())
+	// An entry that lets in both loader and UKI is measured once.
+	for _, by := range slices.Compact([]string{w.loaderBy, w.by}) {
+		if w.variables["SecureBoot"][0] == 1 {
+			entry := secureboot.Entry{Kind: secureboot.X509, Data: keys()[by].Certificate.Raw}
+			extend(0x800000e0, pcr.Variable{Vendor: imageSecurity, Name: "db", Data: entry.Signature()}.Encode())
+		}
+	}
+	if w.quirk != "" { // measured, and not logged
+		w.pcr7 = sha256.Sum256(append(w.pcr7[:], w.quirk...))
+	}
 }
 
 // start starts the machine, and says how the disk is opened: as systemd-cryptsetup does,
 // which test/host shows.
 func (w *world) start() string {
 	w.boot++
+	w.startedBy = w.loaderBy
 	w.measure()
 	w.opened = false
 	for _, number := range slices.Sorted(maps.Keys(w.tokens)) {
@@ -206,13 +220,16 @@ func (w *world) op(format string, args ...any) {
 }
 
 func (w *world) Look(context.Context) (keyupdate.Facts, error) {
-	loader := keyupdate.Program{Image: image("BOOTX64.EFI", "release")}
-	uki := keyupdate.Program{Image: image("R1", "release"), Signed: w.signed}
+	loader := keyupdate.Program{Image: image("BOOTX64.EFI", w.loaderBy)}
+	uki := keyupdate.Program{Image: image(w.running, w.by), Signed: w.signed}
 	f := keyupdate.Facts{
 		BootID: fmt.Sprint("boot ", w.boot), OpenedByTPM: w.opened, OnTrial: w.trial, Log: w.log, PCR7: w.pcr7,
-		Loaders: []keyupdate.Program{loader}, UKIs: append([]keyupdate.Program{uki}, w.others...), Loader: "BOOTX64.EFI", UKI: "R1",
+		Loaders: []keyupdate.Program{loader}, UKIs: append([]keyupdate.Program{uki}, w.others...), Loader: "BOOTX64.EFI", UKI: w.running,
 		Unknown: w.unknown,
 		State:   secureboot.State{Enabled: w.variables["SecureBoot"][0] == 1, Variables: maps.Clone(w.variables), Now: now},
+	}
+	if w.startedBy != w.loaderBy {
+		f.Loader = "" // what was started is not there any more
 	}
 	for _, p := range append(f.UKIs, f.Loaders...) {
 		f.State.Images = append(f.State.Images, p.Image)

@@ -42,11 +42,6 @@ const (
 	MinimumDisk = 20 * GiB
 	// MinimumLocalData is the smallest local-data that the first boot accepts, in bytes.
 	MinimumLocalData = GiB
-	// tableTail is kept free at the end of a disk for the backup table: 16 KiB of entries
-	// and a sector of 512 bytes. A larger sector is made up for by grain.
-	tableTail = 16*KiB + 512
-	// grain is what systemd-repart rounds the end of the last partition down to.
-	grain = 4 * KiB
 )
 
 // Numbers of the partitions.
@@ -176,12 +171,6 @@ func Start(number int) int64 {
 
 // Size is a partition's size in bytes; 0 for local-data, which takes the rest.
 func Size(number int) int64 { return rows[number-1].size }
-
-// LocalDataSize is the size in bytes that systemd-repart gives local-data on a disk of
-// diskSize bytes; negative when the disk is too small.
-func LocalDataSize(diskSize int64) int64 {
-	return (diskSize-tableTail)&^(grain-1) - Start(LocalData)
-}
 
 // SeedOffset is the byte of a disk or medium at which the seed's tar begins.
 func SeedOffset() int64 { return Start(Seed) }

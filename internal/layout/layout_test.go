@@ -59,18 +59,6 @@ func TestTable_SmallestDisk_HasRoomForData(t *testing.T) {
 	}
 }
 
-// The sizes are those that systemd-repart was seen to make, on disks of 20 GiB, of
-// 20 GiB and a sector more, and a sector less.
-func TestLocalDataSize_EndOfDisk_IsWhatRepartMakes(t *testing.T) {
-	for disk, want := range map[int64]int64{
-		21474836480: 8886628352, 21474836992: 8886632448, 21474835968: 8886628352,
-	} {
-		if got := layout.LocalDataSize(disk); got != want {
-			t.Errorf("disk of %d: got %d bytes for local-data, want %d", disk, got, want)
-		}
-	}
-}
-
 // The first boot matches partitions by these files; a wrong one formats a disk.
 func TestRenderRepart_Node_RendersTheTable(t *testing.T) {
 	got, err := layout.RenderRepart("x86_64")

@@ -160,14 +160,9 @@ type Device struct {
 	Addresses bool
 }
 
-// Default is the configuration of a node that was given none: each card asks for
-// addresses over DHCPv4 and IPv6 router advertisements, and none is required.
-func Default(cards []Card) api.NetworkConfig {
-	return api.NetworkConfig{Time: &api.NetworkTime{Timezone: "UTC"}, Interfaces: defaultInterfaces(cards, nil)}
-}
-
 // WithDefaults fills what a configuration leaves out: interfaces when there is neither
-// one nor a bond, and the time zone. The configuration given is not changed.
+// one nor a bond (each card then asks for addresses over DHCPv4 and IPv6 router
+// advertisements, and none is required), and the time zone. The configuration given is not changed.
 func WithDefaults(c api.NetworkConfig, cards []Card) api.NetworkConfig {
 	filled := normalize(c)
 	if len(filled.Interfaces) == 0 && len(filled.Bonds) == 0 {

@@ -190,8 +190,8 @@ func TestStale_ChangedInterface_NamesOnlyTheNodesEnd(t *testing.T) {
 
 // The kernel's names are not always fit for a bridge, and a machine may have two
 // functions with one address; the node must come up all the same.
-func TestDefault_AwkwardCards_GetUsableNames(t *testing.T) {
-	got := network.Default([]network.Card{
+func TestWithDefaults_AwkwardCards_GetUsableNames(t *testing.T) {
+	got := network.WithDefaults(api.NetworkConfig{}, []network.Card{
 		{Name: "enx525400123456", Hwaddr: "52:54:00:12:34:56"},
 		{Name: "_p0242ac110002", Hwaddr: "02:42:ac:11:00:02"},
 		{Name: "eno1", Hwaddr: "3C:EC:EF:00:00:01"},

@@ -185,6 +185,26 @@ func (g *Getter) Fetch(ctx context.Context, way Way, progress func(done, total i
 	return g.Downloads.File(ctx, part.Full, dir, g.name(part, "gz"), hear)
 }
 
+// Have is how many bytes of a way an earlier Fetch has left in the folder. It reads what is
+// there, to see whether it is right.
+func (g *Getter) Have(way Way) (int64, error) {
+	dir, part := fetch.Folder(g.Dir), way.part
+	switch way.Kind {
+	case delta.KindDelta:
+		return fetch.Have(dir, g.name(part, "patch"), way.Delta.Patch)
+	case delta.KindChunks:
+		info, err := g.Dir.Stat(g.name(part, "pieces"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, fmt.Errorf("looking at the chunks of %s: %w", part.Name, err)
+		}
+		return info.Size(), nil
+	}
+	return fetch.Have(dir, g.name(part, "gz"), part.Full)
+}
+
 // fetchPieces puts the ranges of the pack one behind the other into a file. A file that is
 // there is of an earlier try, and is gone on with from its last whole range.
 func (g *Getter) fetchPieces(ctx context.Context, way Way, hear func(fetch.Progress)) (err error) {

@@ -72,19 +72,15 @@ func (m Metadata) Refresh(ctx context.Context) (due []tuf.Due, err error) {
 	return due, err
 }
 
-// Rotate gives a role the keys of the PEM files instead of those of before. name is root,
+// Rotate gives a role the keys of the files, PEM or .pkcs11, instead of those of before. name is root,
 // targets, snapshot, timestamp or a channel.
 func (m Metadata) Rotate(ctx context.Context, name string, threshold int, files ...string) error {
 	next := tuf.Role{Threshold: threshold}
 	var signers []tuf.Signer
 	for _, file := range files {
-		text, err := os.ReadFile(file)
+		signer, err := m.Keys.open(ctx, file)
 		if err != nil {
-			return fmt.Errorf("reading a new key: %w", err)
-		}
-		signer, err := tuf.ParseKey(text)
-		if err != nil {
-			return fmt.Errorf("reading the new key %s: %w", file, err)
+			return err
 		}
 		signers, next.Keys = append(signers, signer), append(next.Keys, signer.Public())
 	}
@@ -106,7 +102,7 @@ func (m Metadata) Check() (ends time.Time, err error) {
 
 // With opens the metadata for a change; those of a new tree are begun first.
 func (m Metadata) With(ctx context.Context, change func(*tuf.Publisher, map[string]tuf.Signer) error) (err error) {
-	signers, err := m.Keys.signers()
+	signers, err := m.Keys.signers(ctx)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,8 @@
 // the trusted metadata (internal/tuf) with their keys.
 //
 // A folder of keys holds one PEM file for each role: root, targets, snapshot, timestamp,
-// and channel-NAME for each channel. For development all of them lie in one folder. A
+// and channel-NAME for each channel; or, where the key is in a token, NAME.pkcs11 with its
+// URI. For development all of them lie in one folder. A
 // publisher of a product keeps root and targets elsewhere and hands in the other three:
 // what needs a key that is not there says so.
 package publisher
@@ -24,6 +25,7 @@ import (
 	"github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/delta"
 	tree "github.com/holdfast-os/holdfast/internal/release"
+	"github.com/holdfast-os/holdfast/internal/sign"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/zstd"
 	"github.com/holdfast-os/holdfast/internal/tuf"
@@ -139,8 +141,12 @@ var roles = []string{"root", "targets", "snapshot", "timestamp"}
 // channelKey is the name of a channel's key.
 func channelKey(channel string) string { return "channel-" + channel }
 
-// Keys is a folder of private keys.
-type Keys struct{ Dir string }
+// Keys is a folder of private keys: NAME.pem, or NAME.pkcs11 with the URI of a key in a token.
+type Keys struct {
+	Dir string
+	// Run starts openssl for keys in tokens; default run.Host.
+	Run run.Runner
+}
 
 // Make makes the keys of development that are missing, and root.json: what a node trusts
 // that shall take releases signed by them.
@@ -155,6 +161,10 @@ func (k Keys) Make(ctx context.Context, channels ...string) error {
 	if err := os.MkdirAll(k.Dir, 0o700); err != nil {
 		return fmt.Errorf("making the folder of keys: %w", err)
 	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		_, err := os.Stat(filepath.Join(k.Dir, name+tokenSuffix))
+		return err == nil // it is in a token
+	})
 	if _, err := tuf.GenerateKeys(k.Dir, names...); err != nil {
 		return err
 	}
@@ -162,7 +172,7 @@ func (k Keys) Make(ctx context.Context, channels ...string) error {
 	if _, err := os.Stat(anchor); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	signers, err := k.signers()
+	signers, err := k.signers(ctx)
 	if err != nil {
 		return err
 	}
@@ -176,26 +186,74 @@ func (k Keys) Make(ctx context.Context, channels ...string) error {
 	return os.Rename(anchor+".new", anchor)
 }
 
-// signers reads all keys of the folder by their names.
-func (k Keys) signers() (map[string]tuf.Signer, error) {
-	files, err := filepath.Glob(filepath.Join(k.Dir, "*.pem"))
-	if err != nil {
-		return nil, fmt.Errorf("listing the keys in %s: %w", k.Dir, err)
+// tokenSuffix ends the name of a file that says where in a token the key of a role is.
+const tokenSuffix = ".pkcs11"
+
+// signers gives all keys of the folder by their names: those in files, and those in tokens.
+func (k Keys) signers(ctx context.Context) (map[string]tuf.Signer, error) {
+	entries, err := os.ReadDir(k.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing the keys: %w", err)
 	}
 	found := map[string]tuf.Signer{}
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("reading a key: %w", err)
+	for _, entry := range entries {
+		suffix := filepath.Ext(entry.Name())
+		name := strings.TrimSuffix(entry.Name(), suffix)
+		if suffix != ".pem" && suffix != tokenSuffix {
+			continue
 		}
-		if found[strings.TrimSuffix(filepath.Base(file), ".pem")], err = tuf.ParseKey(text); err != nil {
-			return nil, fmt.Errorf("reading the key %s: %w", file, err)
+		if found[name] != nil {
+			return nil, fmt.Errorf("the key of %s lies in %s both as a file and in a token: remove one of %s.pem and %s%s", name, k.Dir, name, name, tokenSuffix)
+		}
+		if found[name], err = k.open(ctx, filepath.Join(k.Dir, entry.Name())); err != nil {
+			return nil, err
 		}
 	}
 	if len(found) == 0 {
 		return nil, fmt.Errorf("there is no key in %s: make some with `holdfast release keys`", k.Dir)
 	}
 	return found, nil
+}
+
+// maxKeyFile bounds a file with a key or a URI, in bytes.
+const maxKeyFile = 64 << 10
+
+// open reads a key: a PEM file, or a file NAME.pkcs11 whose one line is the URI of a key in
+// a token.
+func (k Keys) open(ctx context.Context, file string) (tuf.Signer, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading a key: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("reading a key: %w", err)
+	}
+	if filepath.Ext(file) != tokenSuffix {
+		signer, err := tuf.ParseKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("reading the key %s: %w", file, err)
+		}
+		return signer, nil
+	}
+	uri := strings.TrimSpace(string(text))
+	if !strings.HasPrefix(uri, "pkcs11:") || strings.ContainsAny(uri, "\n\r\x00") {
+		return nil, fmt.Errorf("reading %s: want one line, a pkcs11: URI", file)
+	}
+	if strings.Contains(uri, "pin-value=") {
+		info, err := os.Stat(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading a key: %w", err)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return nil, fmt.Errorf("reading %s: it has a PIN and others can read it: set its mode to 0600, and change the PIN", file)
+		}
+	}
+	key, err := sign.OpenKey(ctx, sign.OpenSSL{Run: k.Run, Key: uri})
+	if err != nil {
+		return nil, fmt.Errorf("opening the key that %s names: %w", file, err)
+	}
+	return key, nil
 }
 
 func all(signers map[string]tuf.Signer) []tuf.Signer {

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/fetch"
 	"github.com/holdfast-os/holdfast/internal/release"
 )
 
@@ -69,7 +70,7 @@ func TestLatest_AttackedIndex_Refuses(t *testing.T) {
 		"two signers":            {signed(index, ca, foreign), v1, release.ErrUntrusted},
 		"no signer":              {signed(index), v1, release.ErrUntrusted},
 		"plain JSON":             {index, v1, release.ErrUntrusted},
-		"captive portal":         {[]byte("<html>please log in</html>"), v1, release.ErrUntrusted},
+		"captive portal":         {[]byte("<html>please log in</html>"), v1, release.ErrServer},
 		"cut off":                {good[:len(good)/2], v1, release.ErrUntrusted},
 		"text after the end":     {append(bytes.Clone(good), "more"...), v1, release.ErrUntrusted},
 		"too long":               {bytes.Repeat([]byte("A"), 1<<20+1), v1, release.ErrLimit},
@@ -85,7 +86,7 @@ func TestLatest_AttackedIndex_Refuses(t *testing.T) {
 				_, _ = w.Write(c.body)
 			}))
 			defer server.Close()
-			source := newSource(t, server.URL, ca.pem(), release.Limits{MaxIndex: 1 << 20})
+			source := newSource(t, server.URL, ca.pem(), release.Limits{MaxIndex: 1 << 20, Attempts: 1})
 			_, err := source.Latest(t.Context(), "stable", "x86_64", c.running)
 			checkErr(t, err, c.want)
 		})
@@ -127,7 +128,7 @@ func TestFetch_AttackedFile_RefusesAndLeavesTheOldFile(t *testing.T) {
 		"wrong size, not told":    {wrongSize, chunked(packed), release.ErrMismatch},
 		"garbage after the end":   {fileOf(append(bytes.Clone(packed), "garbage"...)), send(append(bytes.Clone(packed), "garbage"...)), release.ErrMismatch},
 		"not compressed":          {fileOf([]byte("the content, plain")), send([]byte("the content, plain")), release.ErrMismatch},
-		"captive portal":          {fileOf(packed), send([]byte("<html>please log in</html>")), release.ErrMismatch},
+		"captive portal":          {fileOf(packed), send([]byte("<html>please log in</html>")), release.ErrServer},
 		"not found":               {fileOf(packed), http.NotFound, release.ErrServer},
 		"gzip bomb":               {fileOf(bomb), send(bomb), release.ErrLimit},
 		"cut off, not told":       {fileOf(packed), chunked(packed[:20]), release.ErrMismatch},
@@ -137,15 +138,15 @@ func TestFetch_AttackedFile_RefusesAndLeavesTheOldFile(t *testing.T) {
 		"redirect to http":        {fileOf(packed), redirect("http://127.0.0.1:1/x"), release.ErrRedirect},
 		"redirect to cloud data":  {fileOf(packed), redirect("http://169.254.169.254/x"), release.ErrRedirect},
 		"redirect without end":    {fileOf(packed), redirect("/202611220104/x86_64/usr.raw.gz"), release.ErrRedirect},
-		"no answer":               {fileOf(packed), hang(nil), release.ErrLimit},
-		"no byte after the first": {fileOf(packed), hang(packed[:1]), release.ErrLimit},
+		"no answer":               {fileOf(packed), hang(nil), fetch.ErrSlow},
+		"no byte after the first": {fileOf(packed), hang(packed[:1]), fetch.ErrSlow},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(c.serve)
 			defer server.Close()
 			ca := newIdentity(t, "update", nil)
-			limits := release.Limits{MaxExpanded: 64 << 20, Header: 300 * time.Millisecond, Stall: 300 * time.Millisecond}
+			limits := release.Limits{MaxExpanded: 64 << 20, Attempts: 1, Header: 300 * time.Millisecond, Stall: 300 * time.Millisecond}
 			source := newSource(t, server.URL, ca.pem(), limits)
 			dir := t.TempDir()
 			dst := filepath.Join(dir, "usr.raw")

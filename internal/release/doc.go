@@ -22,6 +22,7 @@ import (
 	"errors"
 
 	"github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/fetch"
 )
 
 // Provider is where a node gets its releases from. Source is the one for the
@@ -41,20 +42,20 @@ type Provider interface {
 type Progress func(done, total int64)
 
 // What can be wrong with a tree. Errors of this package wrap one of these; an error
-// that wraps none is one of the network or of the local disk.
+// that wraps none is one of the network (package fetch has their names) or of the local disk.
 var (
 	// ErrUntrusted: the signature is missing, broken, or not by the update CA.
 	ErrUntrusted = errors.New("not signed by the update CA")
 	// ErrMismatch: a file is not what the signed index says.
-	ErrMismatch = errors.New("not what the signed index says")
-	// ErrLimit: more, slower or deeper than is accepted.
-	ErrLimit = errors.New("beyond the limit")
+	ErrMismatch = fetch.ErrMismatch
+	// ErrLimit: more or deeper than is accepted.
+	ErrLimit = fetch.ErrLimit
 	// ErrServer: the server answers, but not with the file.
-	ErrServer = errors.New("the server does not serve the file")
+	ErrServer = fetch.ErrServer
 	// ErrRedirect: the server points somewhere that is not followed.
-	ErrRedirect = errors.New("the redirect is refused")
+	ErrRedirect = fetch.ErrRedirect
 	// ErrAddress: the server has an address that is not connected to.
-	ErrAddress = errors.New("the address is refused")
+	ErrAddress = fetch.ErrAddress
 	// ErrIndex: the signed index itself is malformed.
 	ErrIndex = errors.New("the index is malformed")
 	// ErrNoUpdate: the channel has no release for the architecture.

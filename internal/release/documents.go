@@ -60,7 +60,8 @@ type describer struct {
 // stays as it is.
 func (d describer) describe(ctx context.Context, update release.Update, lists []release.PackageList) (release.Update, error) {
 	old, err := d.tree.readManifest(update.Version, d.arch)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	isNew := errors.Is(err, os.ErrNotExist)
+	if err != nil && !isNew {
 		return update, err
 	}
 	m := release.Manifest{
@@ -72,6 +73,9 @@ func (d describer) describe(ctx context.Context, update release.Update, lists []
 		m.Documents = slices.DeleteFunc(m.Documents, func(d release.Document) bool { return d.Blob.Path == gone })
 	}
 	if m.Parts, err = d.parts(ctx, update, old.Parts); err != nil {
+		return update, err
+	}
+	if err := same(old.Parts, m.Parts); err != nil && !isNew {
 		return update, err
 	}
 	if err := d.addExtras(ctx, m); err != nil {

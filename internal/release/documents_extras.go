@@ -50,7 +50,7 @@ func (d describer) addExtras(ctx context.Context, m release.Manifest) (err error
 	for i := range m.Parts {
 		part := &m.Parts[i]
 		built := slices.IndexFunc(d.staged, func(s staged) bool { return s.file.SHA256 == part.Full.SHA256 && s.name == part.Name })
-		if built < 0 || part.Chunks != nil || len(part.Deltas) > 0 {
+		if built < 0 || part.Type == release.TypeUpdateSecureBoot || part.Chunks != nil || len(part.Deltas) > 0 {
 			continue
 		}
 		unpacked, err := d.unpacked(ctx, d.staged[built], work)

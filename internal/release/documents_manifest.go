@@ -18,10 +18,10 @@ import (
 	"github.com/holdfast-os/holdfast/api/release"
 )
 
-// runs tells whether a node runs files of the type: they are the parts of a manifest.
+// runs tells whether a node takes files of the type: they are the parts of a manifest.
 func runs(kind release.Type) bool {
 	switch kind {
-	case release.TypeUpdateEFI, release.TypeUpdateUsr, release.TypeUpdateUsrVerity, release.TypeUpdateUsrSignature, release.TypeApplication:
+	case release.TypeUpdateEFI, release.TypeUpdateUsr, release.TypeUpdateUsrVerity, release.TypeUpdateUsrSignature, release.TypeApplication, release.TypeUpdateSecureBoot:
 		return true
 	}
 	return false
@@ -70,6 +70,9 @@ func Blobs(m release.Manifest) []release.Blob {
 
 func checkBlob(b release.Blob, version, arch string) error {
 	name, ok := strings.CutPrefix(b.Path, version+"/"+arch+"/")
+	if keys := keysName(version); b.Path == version+"/"+keys {
+		name, ok = keys, true
+	}
 	if !ok || !nameForm.MatchString(name) {
 		return fmt.Errorf("%w: the file %q is not of %s for %s", ErrIndex, b.Path, version, arch)
 	}
@@ -84,7 +87,7 @@ func checkBlob(b release.Blob, version, arch string) error {
 func (d describer) parts(ctx context.Context, update release.Update, old []release.Part) ([]release.Part, error) {
 	out := []release.Part{}
 	for _, f := range update.Files {
-		if f.Architecture != d.arch || !runs(f.Type) {
+		if f.Architecture != d.arch && f.Architecture != "" || !runs(f.Type) {
 			continue
 		}
 		part := release.Part{

@@ -5,11 +5,8 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -29,25 +26,22 @@ func (s *Source) Fetch(ctx context.Context, update release.Update, file release.
 	if !slices.Contains(update.Files, file) {
 		return fmt.Errorf("fetching %s: %w: release %s does not list it", file.Filename, ErrIndex, update.Version)
 	}
-	address := s.base.JoinPath(update.Version, file.Filename)
-	body, err := s.get(ctx, address, s.limits.FileTotal)
+	blob := release.Blob{Path: update.Version + "/" + file.Filename, Size: file.Size, SHA256: file.SHA256}
+	packed, err := s.downloads.Stream(ctx, blob)
 	if err != nil {
-		return fmt.Errorf("fetching %s: %w", address.Redacted(), err)
+		return fmt.Errorf("fetching %s: %w", blob.Path, err)
 	}
-	defer body.Close()
-	if length := body.response.ContentLength; length >= 0 && length != file.Size {
-		return fmt.Errorf("fetching %s: %w: %d bytes are offered, %d were promised", address.Redacted(), ErrMismatch, length, file.Size)
-	}
-	download := &download{r: body, left: file.Size, total: file.Size, sum: sha256.New(), progress: progress}
-	if err := writePart(dst, func(w io.Writer) error { return s.unpack(w, download, file) }); err != nil {
-		return fmt.Errorf("fetching %s: %w", address.Redacted(), err)
+	d := &download{r: packed, total: file.Size, progress: progress}
+	err = writePart(dst, func(w io.Writer) error { return s.unpack(w, d, file.Size) })
+	if err = errors.Join(err, packed.Close()); err != nil {
+		return fmt.Errorf("unpacking %s: %w", blob.Path, err)
 	}
 	return nil
 }
 
-// unpack writes the unpacked download to w and checks size and sum.
-func (s *Source) unpack(w io.Writer, d *download, file release.File) error {
-	limit := min(s.limits.MaxExpanded, 64<<20+file.Size*s.limits.MaxRatio)
+// unpack writes the unpacked download to w, and reads it to its end, where its sum is known.
+func (s *Source) unpack(w io.Writer, d *download, size int64) error {
+	limit := min(s.limits.MaxExpanded, 64<<20+size*s.limits.MaxRatio)
 	packed := bufio.NewReaderSize(d, 64<<10)
 	reader, err := gzip.NewReader(packed)
 	if err != nil {
@@ -62,42 +56,28 @@ func (s *Source) unpack(w io.Writer, d *download, file release.File) error {
 			return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrLimit, limit)
 		}
 	}
-	if d.left > 0 {
-		return d.blame(fmt.Errorf("%w: it ends %d bytes early", ErrMismatch, d.left))
-	}
-	if hex.EncodeToString(d.sum.Sum(nil)) != file.SHA256 {
-		return fmt.Errorf("%w: the sum is another", ErrMismatch)
+	if rest, err := io.Copy(io.Discard, packed); err != nil || rest > 0 {
+		return d.blame(fmt.Errorf("%w: %d bytes follow on it", ErrMismatch, rest))
 	}
 	return nil
 }
 
-// download hands out exactly the promised bytes, summing them up.
+// download tells how far it is, and remembers what the network did.
 type download struct {
 	r           io.Reader
-	left, total int64
-	sum         hash.Hash
+	done, total int64
 	progress    Progress
 	err         error
 }
 
 func (d *download) Read(p []byte) (int, error) {
-	if d.left == 0 {
-		return 0, io.EOF
-	}
-	if int64(len(p)) > d.left {
-		p = p[:d.left]
-	}
 	n, err := d.r.Read(p)
-	d.sum.Write(p[:n])
-	d.left -= int64(n)
+	d.done += int64(n)
 	if d.progress != nil && n > 0 {
-		d.progress(d.total-d.left, d.total)
+		d.progress(d.done, d.total)
 	}
 	if err != nil && err != io.EOF {
 		d.err = err
-	}
-	if err == io.EOF && d.left > 0 {
-		d.err = fmt.Errorf("%w: it ends %d bytes early", ErrMismatch, d.left)
 	}
 	return n, err
 }

@@ -41,6 +41,9 @@ type PublishOptions struct {
 	// Now is the time of publication; default the clock's. A release that is
 	// published again keeps its first one.
 	Now time.Time
+	// SecureBootKeys is a file with an archive of updates for the firmware's keys, which the
+	// release brings to every node; default none.
+	SecureBootKeys string
 	// IncludeMedium also publishes the install medium; default false.
 	IncludeMedium bool
 	// Extras makes chunks and deltas of what is new; default none are made.
@@ -76,12 +79,18 @@ func Publish(ctx context.Context, o PublishOptions) (release.Update, error) {
 	if err != nil {
 		return release.Update{}, fmt.Errorf("publishing %s: %w", o.Version, err)
 	}
+	var keys []byte
+	if o.SecureBootKeys != "" {
+		if keys, err = readKeys(o.SecureBootKeys); err != nil {
+			return release.Update{}, fmt.Errorf("publishing %s: %w", o.Version, err)
+		}
+	}
 	t, err := openTree(o.Tree, o.Signer)
 	if err != nil {
 		return release.Update{}, fmt.Errorf("publishing %s: %w", o.Version, err)
 	}
 	t.metadata, t.cut = o.Metadata, o.cut
-	update, err := t.publish(ctx, o, files, lists)
+	update, err := t.publish(ctx, o, build{files, lists, keys})
 	if err == nil {
 		err = t.finish(ctx)
 	}
@@ -136,23 +145,39 @@ func checkChannel(channel string) error {
 	return nil
 }
 
+// build is what a publication brings: the files of the build, its package lists, and an
+// archive of Secure Boot keys, nil for none.
+type build struct {
+	files []artifact
+	lists []release.PackageList
+	keys  []byte
+}
+
 // publish brings the release's directory into the tree, without the index.
-func (t *tree) publish(ctx context.Context, o PublishOptions, found []artifact, lists []release.PackageList) (release.Update, error) {
+func (t *tree) publish(ctx context.Context, o PublishOptions, b build) (release.Update, error) {
 	stage, err := os.MkdirTemp(t.dir, staging)
 	if err != nil {
 		return release.Update{}, fmt.Errorf("making a place for the files: %w", err)
 	}
-	update, err := t.stageAndMove(ctx, o, found, lists, stage)
+	update, err := t.stageAndMove(ctx, o, b, stage)
 	return update, errors.Join(err, os.RemoveAll(stage))
 }
 
-func (t *tree) stageAndMove(ctx context.Context, o PublishOptions, found []artifact, lists []release.PackageList, stage string) (release.Update, error) {
-	staged, err := t.stageFiles(ctx, o.Arch, found, stage)
+func (t *tree) stageAndMove(ctx context.Context, o PublishOptions, b build, stage string) (release.Update, error) {
+	waiting, err := t.stageFiles(ctx, o.Arch, b.files, stage)
 	if err != nil {
 		return release.Update{}, err
 	}
-	files := make([]release.File, len(staged))
-	for i, s := range staged {
+	if b.keys != nil {
+		keys, err := stageKeys(ctx, o.Version, b.keys, stage)
+		if err != nil {
+			return release.Update{}, err
+		}
+		waiting = append(waiting, keys)
+		slices.SortFunc(waiting, func(a, b staged) int { return cmp.Compare(a.file.Filename, b.file.Filename) })
+	}
+	files := make([]release.File, len(waiting))
+	for i, s := range waiting {
 		files[i] = s.file
 	}
 	old, err := t.readUpdate(o.Version)
@@ -174,8 +199,8 @@ func (t *tree) stageAndMove(ctx context.Context, o PublishOptions, found []artif
 			return release.Update{}, err
 		}
 	}
-	d := describer{tree: t, stage: stage, arch: o.Arch, staged: staged, extras: o.Extras, bases: o.DeltaBases}
-	if update, err = d.describe(ctx, update, lists); err != nil {
+	d := describer{tree: t, stage: stage, arch: o.Arch, staged: waiting, extras: o.Extras, bases: o.DeltaBases}
+	if update, err = d.describe(ctx, update, b.lists); err != nil {
 		return release.Update{}, err
 	}
 	if isNew {
@@ -241,6 +266,9 @@ func merged(old release.Update, o PublishOptions, files []release.File) (release
 			system := f.Component == release.ComponentOS && k.Type == f.Type && k.Component == f.Component
 			return k.Filename == f.Filename || (k.Architecture == f.Architecture && system)
 		})
+		if clash < 0 && f.Type == release.TypeUpdateSecureBoot {
+			return release.Update{}, fmt.Errorf("%w: it was published without %s: build a new version that has it", ErrPublished, f.Filename)
+		}
 		if clash < 0 {
 			update.Files = append(update.Files, f)
 		} else if old.Files[clash] != f {

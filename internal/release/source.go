@@ -3,14 +3,11 @@ package release
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/fetch"
 )
 
 // Limits bound what a source accepts. A zero field gets its default.
@@ -26,24 +23,27 @@ type Limits struct {
 	Header time.Duration
 	// Stall is the longest time without a byte; default 60 s.
 	Stall time.Duration
-	// IndexTotal is the longest time for the index; default 5 min.
+	// IndexTotal is the longest time for the index; default 2 min.
 	IndexTotal time.Duration
 	// FileTotal is the longest time for one file; default 6 h.
 	FileTotal time.Duration
+	// Attempts is how many failures in a row end a download; default 3.
+	Attempts int
 }
 
 func (l Limits) withDefaults() Limits {
 	fill(&l.MaxIndex, 8<<20)
 	fill(&l.MaxExpanded, 4<<30)
 	fill(&l.MaxRatio, 16)
-	fill(&l.Header, 30*time.Second)
-	fill(&l.Stall, 60*time.Second)
-	fill(&l.IndexTotal, 5*time.Minute)
-	fill(&l.FileTotal, 6*time.Hour)
+	fill(&l.Attempts, 3)
 	return l
 }
 
-func fill[T int64 | time.Duration](field *T, value T) {
+func (l Limits) fetch() fetch.Limits {
+	return fetch.Limits{Header: l.Header, Stall: l.Stall, SmallTotal: l.IndexTotal, FileTotal: l.FileTotal, Attempts: l.Attempts}
+}
+
+func fill[T int | int64](field *T, value T) {
 	if *field == 0 {
 		*field = value
 	}
@@ -51,21 +51,16 @@ func fill[T int64 | time.Duration](field *T, value T) {
 
 // Options make a Source.
 type Options struct {
-	// ServerURL is the tree's base, http or https.
+	// ServerURL is the tree's base, http or https; not with Downloads.
 	ServerURL string
 	// UpdateCA is PEM: the certificate that signed the index, or one it descends from.
 	UpdateCA []byte
-	// HTTPClient replaces the connection, its own redirect rule excepted; default one
-	// that honours the proxy of the environment and refuses link-local addresses.
-	HTTPClient *http.Client
-	// Proxy chooses a proxy for a request; default that of the environment.
-	Proxy func(*http.Request) (*url.URL, error)
-	// Roots are the certificates that a server's must descend from, asked for at each
-	// connection; default those that the system had when the program started.
-	Roots func() (*x509.CertPool, error)
-	// UserAgent is sent along, as "Holdfast/202611220104"; default "Holdfast".
+	// Downloads reach the tree, and stay the caller's; default a Downloader for ServerURL that
+	// honours the proxy of the environment.
+	Downloads *fetch.Downloader
+	// UserAgent is sent along, as "Holdfast/202611220104"; default "Holdfast". Not with Downloads.
 	UserAgent string
-	// Limits bound what is accepted.
+	// Limits bound what is accepted; those of the connection not with Downloads.
 	Limits Limits
 	// Now is the clock for the dates of certificates; default time.Now.
 	Now func() time.Time
@@ -74,10 +69,8 @@ type Options struct {
 // Source reads a tree as a node does. It is the Provider named "images", and is
 // safe for several goroutines.
 type Source struct {
-	base      *url.URL
 	anchors   []*x509.Certificate
-	client    *http.Client
-	userAgent string
+	downloads *fetch.Downloader
 	limits    Limits
 	now       func() time.Time
 }
@@ -86,56 +79,36 @@ var _ Provider = (*Source)(nil)
 
 // NewSource checks the options and connects to nothing.
 func NewSource(o Options) (*Source, error) {
-	base, err := url.Parse(strings.TrimRight(o.ServerURL, "/"))
-	if err != nil {
-		return nil, fmt.Errorf("reading the server's URL: %w", err)
-	}
-	if (base.Scheme != "http" && base.Scheme != "https") || base.Hostname() == "" {
-		return nil, fmt.Errorf("reading the server's URL %q: it must begin with https:// or http://", base.Redacted())
-	}
-	if base.User != nil {
-		return nil, errors.New("reading the server's URL: it has a user name in it, which everybody who reads the configuration would see: leave it out")
-	}
-	if base.RawQuery != "" || base.Fragment != "" {
-		return nil, fmt.Errorf("reading the server's URL %q: it must end with its path", base.Redacted())
-	}
-	if err := checkHost(base.Hostname()); err != nil {
-		return nil, fmt.Errorf("reading the server's URL %q: %w", base.Redacted(), err)
-	}
 	anchors, err := ParseCA(o.UpdateCA)
 	if err != nil {
 		return nil, err
 	}
-	source := &Source{base: base, anchors: anchors, userAgent: o.UserAgent, limits: o.Limits.withDefaults(), now: o.Now}
-	if source.userAgent == "" {
-		source.userAgent = "Holdfast"
-	}
+	source := &Source{anchors: anchors, downloads: o.Downloads, limits: o.Limits.withDefaults(), now: o.Now}
 	if source.now == nil {
 		source.now = time.Now
 	}
-	source.client = newClient(o)
-	return source, nil
+	if source.downloads == nil {
+		source.downloads, err = fetch.New(fetch.Options{Mirrors: []string{o.ServerURL}, UserAgent: o.UserAgent, Limits: source.limits.fetch()})
+	}
+	return source, err
 }
+
+// indexFile is the signed index.
+const indexFile = "index.sjson"
 
 // Index reads and verifies the whole index.
 func (s *Source) Index(ctx context.Context) (release.Index, error) {
-	address := s.base.JoinPath("index.sjson")
-	body, err := s.get(ctx, address, s.limits.IndexTotal)
+	data, err := s.downloads.Small(ctx, indexFile, s.limits.MaxIndex)
 	if err != nil {
-		return release.Index{}, fmt.Errorf("reading %s: %w", address.Redacted(), err)
-	}
-	defer body.Close()
-	data, err := readAtMost(body, s.limits.MaxIndex)
-	if err != nil {
-		return release.Index{}, fmt.Errorf("reading %s: %w", address.Redacted(), err)
+		return release.Index{}, fmt.Errorf("reading the index: %w", err)
 	}
 	text, err := Verify(data, s.anchors, s.now())
 	if err != nil {
-		return release.Index{}, fmt.Errorf("verifying %s: %w", address.Redacted(), err)
+		return release.Index{}, fmt.Errorf("verifying %s: %w", indexFile, err)
 	}
 	index, err := parseIndex(text)
 	if err != nil {
-		return release.Index{}, fmt.Errorf("reading %s: %w", address.Redacted(), err)
+		return release.Index{}, fmt.Errorf("reading %s: %w", indexFile, err)
 	}
 	return index, nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -191,4 +192,15 @@ func replaceFile(name string, data []byte) (err error) {
 		return fmt.Errorf("naming %s: %w", name, err)
 	}
 	return syncDir(filepath.Dir(name))
+}
+
+func readAtMost(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrLimit, limit)
+	}
+	return data, nil
 }

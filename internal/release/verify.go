@@ -201,7 +201,7 @@ func (v *verifier) manifest(update release.Update, arch string) {
 	}
 	missing := map[string]bool{}
 	for _, f := range update.Files {
-		if f.Architecture == arch && runs(f.Type) {
+		if (f.Architecture == arch || f.Architecture == "") && runs(f.Type) {
 			missing[update.Version+"/"+f.Filename] = true
 		}
 	}

@@ -1,4 +1,5 @@
-// Package sign makes the signatures of a release tree with the openssl program.
+// Package sign makes the signatures of a release tree with the openssl program: those of
+// its index (OpenSSL), and those of the trusted metadata where their key is in a token (Key).
 //
 // The private key is a file or lies in a token behind PKCS#11, where openssl alone
 // has to reach it; nothing of it passes through this program. Signatures are S/MIME
@@ -54,11 +55,7 @@ func (o OpenSSL) SignSMIME(ctx context.Context, data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing: %w", err)
 	}
-	runner := o.Run
-	if runner == nil {
-		runner = run.Host
-	}
-	result, err := runner(ctx, command)
+	result, err := o.runner()(ctx, command)
 	if err != nil {
 		return nil, fmt.Errorf("signing with %s: %w", o.Certificate, err)
 	}
@@ -72,38 +69,57 @@ func (o OpenSSL) command(data []byte) (run.Command, error) {
 	if o.Key == "" || o.Certificate == "" {
 		return run.Command{}, errors.New("a key and its certificate are needed")
 	}
-	program := o.Program
-	if program == "" {
-		program = "openssl"
+	reach, env, key, err := o.reach()
+	if err != nil {
+		return run.Command{}, err
 	}
-	token := strings.HasPrefix(o.Key, "pkcs11:")
-	args := []string{"smime", "-sign", "-text", "-md", "sha256", "-signer", o.Certificate}
-	key, pin := o.Key, ""
-	if token {
-		var err error
-		if key, pin, err = takePIN(o.Key); err != nil {
-			return run.Command{}, err
-		}
-	}
-	var env []string
-	switch {
-	case token && o.Engine:
-		args = append(args, "-engine", "pkcs11", "-keyform", "engine")
-	case token:
-		args = append(args, "-provider", "pkcs11", "-provider", "default")
-	}
-	if token && o.Module != "" {
-		env = []string{"PKCS11_PROVIDER_MODULE=" + o.Module, "PKCS11_MODULE_PATH=" + o.Module}
-	}
-	if pin != "" {
-		args, env = append(args, "-passin", "env:"+pinVariable), append(env, pinVariable+"="+pin)
-	}
+	args := append([]string{"smime", "-sign", "-text", "-md", "sha256", "-signer", o.Certificate}, reach...)
 	args = append(args, "-inkey", key)
 	if o.Chain != "" {
 		args = append(args, "-certfile", o.Chain)
 	}
 	// Where a PIN lies is nobody's business either, so the arguments stay out of errors.
-	return run.Command{Name: program, Args: args, Env: env, Stdin: bytes.NewReader(data), Secret: token}, nil
+	return run.Command{Name: o.program(), Args: args, Env: env, Stdin: bytes.NewReader(data), Secret: o.inToken()}, nil
+}
+
+func (o OpenSSL) runner() run.Runner {
+	if o.Run == nil {
+		return run.Host
+	}
+	return o.Run
+}
+
+func (o OpenSSL) program() string {
+	if o.Program == "" {
+		return "openssl"
+	}
+	return o.Program
+}
+
+func (o OpenSSL) inToken() bool { return strings.HasPrefix(o.Key, "pkcs11:") }
+
+// reach is how openssl gets at the key: arguments, variables, and the key's name without a
+// PIN in it.
+func (o OpenSSL) reach() (args, env []string, key string, err error) {
+	if !o.inToken() {
+		return nil, nil, o.Key, nil
+	}
+	key, pin, err := takePIN(o.Key)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	if o.Engine {
+		args = []string{"-engine", "pkcs11", "-keyform", "engine"}
+	} else {
+		args = []string{"-provider", "pkcs11", "-provider", "default"}
+	}
+	if o.Module != "" {
+		env = []string{"PKCS11_PROVIDER_MODULE=" + o.Module, "PKCS11_MODULE_PATH=" + o.Module}
+	}
+	if pin != "" {
+		args, env = append(args, "-passin", "env:"+pinVariable), append(env, pinVariable+"="+pin)
+	}
+	return args, env, key, nil
 }
 
 // pinVariable is the variable of the environment that hands a PIN to openssl.

@@ -365,6 +365,27 @@ func TestCheck_ApplicationFails_TheOSGoesOn(t *testing.T) {
 	})
 }
 
+// An application that gave way to an older version is in the list of decisions.
+func TestCheck_ApplicationFollowedTheOS_IsADecision(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.published = []string{verA}
+		w.boot()
+		w.appNews = []string{"incus went back"}
+		if err := w.checkOnce(update.CheckOptions{Manual: true}); err != nil {
+			t.Fatal(err)
+		}
+		var told []string
+		for _, d := range w.document().Decisions {
+			if d.What == "applications follow the OS" {
+				told = append(told, d.String())
+			}
+		}
+		if diff := cmp.Diff([]string{"applications follow the OS: incus went back"}, told); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 // Before an owner says yes, everything that would happen can be read.
 func TestPlan_SaysWhatWouldBeDone(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {

@@ -56,6 +56,7 @@ func (a *Agent) Check(ctx context.Context, o CheckOptions) error {
 		return err
 	}
 	a.capture(ctx, m)
+	a.hearApps()
 	appErr := a.checkApps(ctx, o)
 	staged, err := a.checkOS(ctx, config, o, m)
 	err = errors.Join(err, appErr, a.endCheck(ctx, errors.Join(appErr, err), staged))
@@ -90,6 +91,15 @@ func (a *Agent) capture(ctx context.Context, m Machine) {
 			d.decide(a.decision("noted what runs, but not all of it", err.Error(), "the gate looks for what was known before"))
 		}
 	})
+}
+
+// hearApps takes over what applications decided by themselves.
+func (a *Agent) hearApps() {
+	for _, text := range a.Apps.News() {
+		_ = a.note(func(d *Document) { // told by Snapshot also when it cannot be saved
+			d.decide(a.decision("applications follow the OS", text, ""))
+		})
+	}
 }
 
 func (a *Agent) checkApps(ctx context.Context, o CheckOptions) error {

@@ -43,6 +43,8 @@ type disk struct {
 	mode             cut
 	// fail has a write to a key that begins so fail.
 	fail map[string]error
+	// lies has a flush do nothing, as a disk that only says that it has written.
+	lies bool
 }
 
 func newDisk() *disk { return &disk{durable: map[string]string{}, current: map[string]string{}} }
@@ -83,6 +85,9 @@ func (d *disk) rename(from, to string) error { return d.do(op{key: to, from: fro
 func (d *disk) flush() {
 	if d.steps++; d.steps == d.cutAt {
 		d.cutPower(nil)
+	}
+	if d.lies {
+		return
 	}
 	d.durable, d.pending = maps.Clone(d.current), nil
 }

@@ -176,6 +176,60 @@ func TestFault19_StateNotWritableOnTrial_ReturnsAllTheSame(t *testing.T) {
 	})
 }
 
+// Fault 21. A disk that says it has written what it has not, until the machine restarts in
+// order: whatever a power cut during the update then loses, and in whatever order, the older
+// release starts, or the new one does and is whole. At most the update is lost: the node may
+// blame the release that it found in pieces, and takes the next one.
+func TestFault21_DiskThatFlushesNothing_CostsTheUpdateAtMost(t *testing.T) {
+	in(t, func(t *testing.T, _ *world) {
+		for _, mode := range cuts {
+			for at := 1; ; at++ {
+				w := newWorld(t)
+				w.published = []string{verB}
+				w.disk.lies, w.disk.cutAt, w.disk.mode = true, at, mode
+				w.boot()
+				out := w.session(w.check)
+				w.disk.lies, w.disk.cutAt = false, 0
+				w.disk.flush()
+				if out != wasCut {
+					if at < 20 {
+						t.Errorf("the update has %d steps", at)
+					}
+					break
+				}
+				w.live(w.check)
+				if w.running != verA && w.running != verB {
+					t.Errorf("cut at %d, %s: %s runs", at, mode, w.running)
+				}
+				w.published = append(w.published, verC)
+				w.live(w.check)
+				if w.running != verC || w.disk.current["data/container"] != "precious" {
+					t.Errorf("cut at %d, %s: ends on %s", at, mode, w.running)
+				}
+			}
+		}
+	})
+}
+
+// Fault 20, on what is being written: the slot that runs is read through its hash tree, and
+// one that has rotted before it was ever found good is left after its tries.
+func TestFault20_NewSlotRotsBeforeItsTrial_ReturnsToTheOlder(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.published = []string{verB}
+		w.boot()
+		if out := w.session(w.check); out != again {
+			t.Fatalf("the update ended with %s", out)
+		}
+		w.disk.current["slot1/usr"] = "usr with a sector that cannot be read"
+		w.boots = nil
+		w.live(w.check)
+		d := w.document()
+		if diff := cmp.Diff([]string{verB, verB, verB, verA}, w.boots); diff != "" || len(d.Bad) != 1 || d.Bad[0].Version != verB {
+			t.Errorf("%s, %+v", diff, d.Bad)
+		}
+	})
+}
+
 // Fault 24. A release that has outgrown the slot is refused before a byte is written.
 func TestFault24_SlotTooSmall_IsRefused(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {

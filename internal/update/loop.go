@@ -38,6 +38,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.Ready:
 		}
 	}
+	a.hearApps()
 	a.beginPace()
 	if err := a.startupCheck(ctx, fromUpdate); err != nil && ctx.Err() != nil {
 		return err

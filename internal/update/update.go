@@ -151,6 +151,9 @@ type Apps interface {
 	CheckUpdates(ctx context.Context) ([]string, error)
 	// Primary is the name of the primary application; empty when there is none yet.
 	Primary() (string, error)
+	// News gives what was decided of applications since it was last asked, each a sentence:
+	// as which version stays after a return to an older release of the OS.
+	News() []string
 }
 
 // Settings are the owner's, read anew each time.

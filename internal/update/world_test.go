@@ -59,6 +59,7 @@ type world struct {
 	slotSize  int64
 	primary   string
 	appErr    error
+	appNews   []string
 	appChecks atomic.Int64
 	journal   []string
 

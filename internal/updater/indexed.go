@@ -40,12 +40,13 @@ func OpenIndexed(o IndexedOptions) (*Indexed, error) {
 	if len(o.Servers) != 1 {
 		return nil, fmt.Errorf("a release tree without trusted metadata is read from one server, %d are given", len(o.Servers))
 	}
-	source, err := node.NewSource(node.Options{ServerURL: o.Servers[0], UpdateCA: o.UpdateCA, UserAgent: o.UserAgent, Proxy: o.Proxy, Roots: o.Roots})
+	downloads, err := o.open(o.Servers, fetch.Limits{})
 	if err != nil {
 		return nil, err
 	}
-	downloads, err := o.open(o.Servers, fetch.Limits{})
+	source, err := node.NewSource(node.Options{UpdateCA: o.UpdateCA, Downloads: downloads})
 	if err != nil {
+		downloads.Close()
 		return nil, err
 	}
 	return &Indexed{source: source, downloads: downloads, arch: o.Architecture, running: o.Running}, nil

@@ -1,7 +1,6 @@
 package updater
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +18,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/operationscenter"
 	"github.com/holdfast-os/holdfast/internal/parts"
 	node "github.com/holdfast-os/holdfast/internal/release"
-	"github.com/holdfast-os/holdfast/internal/tuf"
 	"github.com/holdfast-os/holdfast/internal/update"
 )
 
@@ -207,83 +203,4 @@ func keep(dir fetch.Dir, name string, from io.Reader, hear func(done int64)) (er
 			return err
 		}
 	}
-}
-
-// Authorize adds to a request who the node is. Its errors hold no secret; it is safe for
-// several goroutines.
-type Authorize func(*http.Request) error
-
-// openAs is open for a server that wants to know who asks.
-func (a Access) openAs(servers []string, limits fetch.Limits, authorize Authorize) (*fetch.Downloader, error) {
-	return fetch.New(fetch.Options{
-		Mirrors: servers, UserAgent: a.UserAgent, Authorize: authorize, Proxy: a.Proxy, Roots: a.Roots, Limits: limits, BandwidthLimit: a.BandwidthLimit,
-	})
-}
-
-// OpenIndexedAs is OpenIndexed for a server that wants to know who asks; nil for one that
-// does not.
-func OpenIndexedAs(o IndexedOptions, authorize Authorize) (*Indexed, error) {
-	opened, err := OpenIndexed(o)
-	if err != nil || authorize == nil {
-		return opened, err
-	}
-	opened.downloads.Close()
-	if opened.downloads, err = o.openAs(o.Servers, fetch.Limits{}, authorize); err != nil {
-		return nil, err
-	}
-	opened.source, err = node.NewSource(node.Options{ServerURL: o.Servers[0], UpdateCA: o.UpdateCA, UserAgent: o.UserAgent,
-		HTTPClient: &http.Client{Transport: throughDownloader{opened.downloads}}})
-	if err != nil {
-		return nil, errors.Join(err, opened.Close())
-	}
-	return opened, nil
-}
-
-// throughDownloader is a http.RoundTripper for the one small file that is read beside the
-// releases, so that it is read by the same rules as they are.
-type throughDownloader struct{ *fetch.Downloader }
-
-// maxIndex bounds an index, in bytes.
-const maxIndex = 8 << 20
-
-// RoundTrip is that of http.RoundTripper. What the server is asked for has the last part of
-// the request's path as its name.
-func (t throughDownloader) RoundTrip(r *http.Request) (*http.Response, error) {
-	data, err := t.Small(r.Context(), path.Base(r.URL.Path), maxIndex)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Response{StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{},
-		ContentLength: int64(len(data)), Body: io.NopCloser(bytes.NewReader(data)), Request: r}, nil
-}
-
-// OpenTrustedAs is OpenTrusted for a server that wants to know who asks; nil for one that
-// does not.
-func OpenTrustedAs(o TrustedOptions, authorize Authorize) (_ *Trusted, err error) {
-	if authorize == nil {
-		return OpenTrusted(o)
-	}
-	t := &Trusted{arch: o.Architecture, now: time.Now}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, t.Close())
-		}
-	}()
-	var mirrors []tuf.Fetcher
-	for _, server := range o.Servers {
-		d, err := o.openAs([]string{server}, metadataLimits, authorize)
-		if err != nil {
-			return nil, err
-		}
-		t.metadata = append(t.metadata, d)
-		mirrors = append(mirrors, mirror{d})
-	}
-	if t.downloads, err = o.openAs(o.Servers, fetch.Limits{}, authorize); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(o.Root)
-	t.client, err = tuf.Open(tuf.Options{
-		Root: o.Root, Dir: filepath.Join(o.StateDir, hex.EncodeToString(sum[:8])), Mirrors: mirrors, Clock: o.Clock, Built: o.Built,
-	})
-	return t, err
 }

@@ -176,7 +176,7 @@ func TestManaged_File_IsKeptWholeOrNotAtAll(t *testing.T) {
 }
 
 // A server that asks who its nodes are is told with each request: for the index, and for files.
-func TestOpenAs_EachRequest_SaysWhoAsks(t *testing.T) {
+func TestAccess_Authorize_SaysWhoAsksWithEachRequest(t *testing.T) {
 	var without []string
 	asked := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -187,17 +187,16 @@ func TestOpenAs_EachRequest_SaysWhoAsks(t *testing.T) {
 		http.Error(w, "there is nothing", http.StatusNotFound)
 	}))
 	t.Cleanup(server.Close)
-	access := updater.Access{Servers: []string{server.URL + "/os"}, UserAgent: "Holdfast/202611220104"}
-	who := func(r *http.Request) error {
+	access := updater.Access{Servers: []string{server.URL + "/os"}, UserAgent: "Holdfast/202611220104", Authorize: func(r *http.Request) error {
 		r.Header.Set("X-Who", "node1")
 		return nil
-	}
+	}}
 	ca, root := trustAnchors(t)
-	indexed, err := updater.OpenIndexedAs(updater.IndexedOptions{Access: access, UpdateCA: ca, Architecture: "x86_64"}, who)
+	indexed, err := updater.OpenIndexed(updater.IndexedOptions{Access: access, UpdateCA: ca, Architecture: "x86_64"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	trusted, err := updater.OpenTrustedAs(updater.TrustedOptions{Access: access, Root: root, StateDir: t.TempDir(), Architecture: "x86_64", Clock: systemClock}, who)
+	trusted, err := updater.OpenTrusted(updater.TrustedOptions{Access: access, Root: root, StateDir: t.TempDir(), Architecture: "x86_64", Clock: systemClock})
 	if err != nil {
 		t.Fatal(err)
 	}

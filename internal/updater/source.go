@@ -54,6 +54,9 @@ type Access struct {
 	Servers []string
 	// UserAgent is sent along, as "Holdfast/202611220104".
 	UserAgent string
+	// Authorize adds to each request who the node is; nil for a server that does not ask. Its
+	// errors hold no secret; it is safe for several goroutines.
+	Authorize func(*http.Request) error
 	// Proxy and Roots are asked for at each connection; nil is the environment's.
 	Proxy func(*http.Request) (*url.URL, error)
 	Roots func() (*x509.CertPool, error)
@@ -63,7 +66,7 @@ type Access struct {
 
 func (a Access) open(servers []string, limits fetch.Limits) (*fetch.Downloader, error) {
 	return fetch.New(fetch.Options{
-		Mirrors: servers, UserAgent: a.UserAgent, Proxy: a.Proxy, Roots: a.Roots, Limits: limits, BandwidthLimit: a.BandwidthLimit,
+		Mirrors: servers, UserAgent: a.UserAgent, Authorize: a.Authorize, Proxy: a.Proxy, Roots: a.Roots, Limits: limits, BandwidthLimit: a.BandwidthLimit,
 	})
 }
 

@@ -40,6 +40,8 @@ type System struct {
 	// Program is systemd-sysupdate; default sysupdate.DefaultProgram. Definitions is where
 	// its transfers are put; default sysupdate.DefaultDir.
 	Program, Definitions string
+	// Slots reads what the two slots hold; default the table of Disk.
+	Slots func() ([]sysupdate.Slot, error)
 
 	mu sync.Mutex
 	// ways are how the parts of the release in work are got, by name; of is that release.
@@ -62,7 +64,7 @@ var osTypes = []struct {
 func osParts(m release.Manifest) (map[release.Type]release.Part, error) {
 	found := map[release.Type]release.Part{}
 	for _, p := range m.Parts {
-		if p.Component != release.ComponentOS {
+		if p.Component != release.ComponentOS || p.Type == release.TypeUpdateSecureBoot {
 			continue
 		}
 		if _, twice := found[p.Type]; twice {
@@ -80,10 +82,17 @@ func osParts(m release.Manifest) (map[release.Type]release.Part, error) {
 
 // slots reads what the two slots hold.
 func (s *System) slots() ([]sysupdate.Slot, error) {
+	if s.Slots != nil {
+		return s.Slots()
+	}
+	return s.table().Read()
+}
+
+func (s *System) table() sysupdate.Slots {
 	return sysupdate.Slots{Run: s.Run, Disk: s.Disk, Name: layout.Name, Parts: []sysupdate.Parts{
 		{Signature: layout.SigA, Verity: layout.VerityA, Usr: layout.UsrA},
 		{Signature: layout.SigB, Verity: layout.VerityB, Usr: layout.UsrB},
-	}}.Read()
+	}}
 }
 
 // getter gets parts of a release; done gives the folder back.
@@ -242,7 +251,7 @@ func (s *System) Prepare(ctx context.Context, found update.Found) (plans []updat
 }
 
 // Space is part of update.Stager.
-func (s *System) Space(ctx context.Context, found update.Found) (update.Space, error) {
+func (s *System) Space(ctx context.Context, found update.Found) (_ update.Space, err error) {
 	system, err := osParts(found.Manifest)
 	if err != nil {
 		return update.Space{}, err
@@ -263,14 +272,21 @@ func (s *System) Space(ctx context.Context, found update.Found) (update.Space, e
 	if space.StageFree, err = free(filepath.Dir(s.Dir)); err != nil {
 		return update.Space{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	g, done, err := s.getter(found)
+	if err != nil {
+		return update.Space{}, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
 	for _, part := range system {
-		if way, ok := s.ways[part.Name]; ok {
-			space.StageNeed += way.Bytes
-		} else {
-			space.StageNeed += part.Full.Size
+		way := s.way(part.Name)
+		if way.Part().Name == "" {
+			way = parts.Whole(part)
 		}
+		have, err := g.Have(way)
+		if err != nil {
+			return update.Space{}, err
+		}
+		space.StageNeed += max(way.Bytes-have, 0)
 	}
 	return space, ctx.Err()
 }

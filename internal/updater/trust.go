@@ -1,7 +1,6 @@
 package updater
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,20 +23,27 @@ type Trust struct {
 	*System
 	// Vars are the firmware's variables.
 	Vars efi.Vars
-	// PolicyKey is the file with the key by which PCR 11 is bound, as this boot has it.
-	PolicyKey string
+	// Disk knows what the disk is bound to.
+	Disk Disk
 	// Bound is false on a node whose disk no TPM opens.
 	Bound func(ctx context.Context) (bool, error)
 	// Now is the clock.
 	Now func() time.Time
 }
 
-// maxPolicyKey bounds the key in a kernel image, in bytes.
-const maxPolicyKey = 64 << 10
+// Disk is the disk and the TPM that opens it. A release is a version and the file with its
+// kernel image.
+type Disk interface {
+	// Opens says whether the TPM opens the disk under a release, and why, for a person.
+	Opens(ctx context.Context, version, image string) (opens bool, why string, err error)
+	// Bind has it open under that release and under what may start as of now.
+	Bind(ctx context.Context, version, image string) error
+}
 
 // Predict is part of update.TPM. The disk is bound to PCR 7 and 15, and by a signature to
-// PCR 11: a release that is signed by the same keys changes nothing that is compared. What
-// is not known before the kernel image is here is said so, and asked again then.
+// PCR 11: a release that is signed by the same keys changes nothing that is compared, and
+// one of other keys needs a binding of its own. What is not known before the kernel image is
+// here is said so, and asked again then.
 func (t Trust) Predict(ctx context.Context, found update.Found) (update.Prediction, error) {
 	bound, err := t.Bound(ctx)
 	if err != nil {
@@ -45,7 +51,7 @@ func (t Trust) Predict(ctx context.Context, found update.Found) (update.Predicti
 	}
 	image := t.kernelImage(found)
 	if _, err := os.Stat(image); errors.Is(err, fs.ErrNotExist) {
-		note := "PCR 7 stays; PCR 11 changes, and its policy is signed; both are looked at again when the kernel image is here"
+		note := "PCR 7 stays unless another key signed the release, and PCR 11 has a signed policy; both are looked at when the kernel image is here"
 		if !bound {
 			note = "no TPM opens the disk, so nothing changes"
 		}
@@ -57,21 +63,9 @@ func (t Trust) Predict(ctx context.Context, found update.Found) (update.Predicti
 	if !bound {
 		return update.Prediction{Unlocks: true, Note: "no TPM opens the disk, so nothing changes"}, nil
 	}
-	ours, err := os.ReadFile(t.PolicyKey)
-	if err != nil {
-		return update.Prediction{}, fmt.Errorf("reading the key of the PCR policy: %w", err)
-	}
-	theirs, err := pe.ReadSection(image, ".pcrpkey", maxPolicyKey)
-	if err != nil {
-		return update.Prediction{}, fmt.Errorf("reading the key of the PCR policy of %s: %w", found.Manifest.Version, err)
-	}
-	if !bytes.Equal(trimmed(ours), trimmed(theirs)) {
-		return update.Prediction{Note: "the policy of PCR 11 is signed by another key than the disk is bound to"}, nil
-	}
-	return update.Prediction{Unlocks: true, Note: "PCR 7 stays; PCR 11 changes, and its policy is signed by the key that the disk is bound to"}, nil
+	opens, why, err := t.Disk.Opens(ctx, found.Manifest.Version, image)
+	return update.Prediction{Unlocks: opens, Note: why}, err
 }
-
-func trimmed(key []byte) []byte { return bytes.TrimRight(key, "\x00\r\n ") }
 
 // starts refuses a kernel image that the firmware would not start.
 func (t Trust) starts(path string) error {
@@ -103,12 +97,9 @@ func (t Trust) starts(path string) error {
 	return secureboot.CheckRelease(image, databases[0], databases[1], t.Now())
 }
 
-// ErrOtherKey is a release whose policy another key signs.
-var ErrOtherKey = errors.New("the release is signed by another key: take the release before it, which is signed by both")
-
 // Rebind is part of update.TPM.
-func (t Trust) Rebind(_ context.Context, found update.Found) error {
-	return fmt.Errorf("binding the disk to release %s: %w", found.Manifest.Version, ErrOtherKey)
+func (t Trust) Rebind(ctx context.Context, found update.Found) error {
+	return t.Disk.Bind(ctx, found.Manifest.Version, t.kernelImage(found))
 }
 
 // kernelImage is where the kernel image of a release lies once it was fetched.

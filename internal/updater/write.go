@@ -39,7 +39,7 @@ func (s *System) transfer(ctx context.Context, found update.Found, types []struc
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	if err := s.ready(); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return err
 	}
 	for range types {
@@ -64,10 +64,26 @@ func (s *System) transfer(ctx context.Context, found update.Found, types []struc
 	return errors.New("no part of the release is as it was promised")
 }
 
-// ready looks whether systemd-sysupdate will take the right slot: it goes by labels.
-func (s *System) ready() error {
+// ready looks whether systemd-sysupdate will take the right slot: it goes by labels. The
+// other slot, which is about to be written, is labelled empty where that is what is wrong.
+func (s *System) ready(ctx context.Context) error {
 	slots, err := s.slots()
 	if err != nil {
+		return err
+	}
+	err = sysupdate.Check(slots, s.Running)
+	if !errors.Is(err, sysupdate.ErrLabels) {
+		return err
+	}
+	for _, slot := range slots {
+		if slot.Active || slot.Empty {
+			continue
+		}
+		if freeErr := s.table().Free(ctx, slot); freeErr != nil {
+			return errors.Join(err, freeErr)
+		}
+	}
+	if slots, err = s.slots(); err != nil {
 		return err
 	}
 	return sysupdate.Check(slots, s.Running)

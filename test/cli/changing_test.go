@@ -219,6 +219,12 @@ func (n *fakeNode) changeObserved(w http.ResponseWriter, r *http.Request, path s
 	case "/1.0/debug/:support-bundle":
 		w.Header().Set("Content-Type", "application/gzip")
 		fmt.Fprint(w, "\x1f\x8bcanned")
+	case "/1.0/debug/secureboot/:update":
+		if r.URL.Query().Get("dry-run") != "" {
+			sync(w, `{"changes":true,"steps":[{"action":"use-tool","object":"db","why":"db does not have the certificate yet"}],"may_disconnect":false,"needs_reboot":"the next variable is written after a start that measured this one"}`)
+			return true
+		}
+		n.noted(w, r, path, fmt.Appendf(nil, "%d bytes", len(body)), `{"version":"","fully_applied":false,"needs_reboot":true,"stage":"restart","status":"db does not have the certificate yet","notes":["KEK_1.auth is passed over"]}`)
 	case "/1.0/services/ovn/:reset", "/1.0/services/lvm/:reset":
 		// Behind this answer an operation goes on; that of ovn does not end well.
 		operation := map[bool]string{true: "broken", false: "download"}[strings.Contains(path, "ovn")]

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -159,6 +160,28 @@ func TestToken_SignsAReleaseIndex_WhichANodeVerifies(t *testing.T) {
 		if diff := cmp.Diff(index, string(got)); err != nil || diff != "" {
 			t.Errorf("%s: %v %s", pin, err, diff)
 		}
+	}
+}
+
+// The keys of the trusted metadata stay in a token: openssl signs what a node verifies.
+func TestToken_SignsTrustedMetadata_WithAKeyOnP256(t *testing.T) {
+	to := newToken(t)
+	to.step(`pkcs11-tool --module "$PKCS11_PROVIDER_MODULE" --token-label holdfast --login --pin "$(cat /run/pin)" \
+		--keypairgen --key-type EC:prime256v1 --id 02 --label metadata`)
+	key, err := sign.OpenKey(t.Context(), sign.OpenSSL{Run: to.run, Module: softHSM,
+		Key: "pkcs11:token=holdfast;object=metadata;type=private?pin-source=file:/run/pin"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, ok := key.Public().(*ecdsa.PublicKey)
+	if !ok {
+		t.Fatalf("the key is of the kind %T", key.Public())
+	}
+	message := []byte(`{"_type":"timestamp"}`)
+	signature, err := key.Sign(t.Context(), message)
+	sum := sha256.Sum256(message)
+	if err != nil || !ecdsa.VerifyASN1(public, sum[:], signature) {
+		t.Errorf("%x, %v", signature, err)
 	}
 }
 

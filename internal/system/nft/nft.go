@@ -1,18 +1,16 @@
 // Package nft is the adapter for nftables: it puts a ruleset into force in one
-// transaction, tries one without doing so, and reads tables.
+// transaction.
 //
 // The text comes from the planner, which deletes and makes its own tables in it; what
 // Incus and others have in other tables is not touched. nft and the kernel take the
 // text as a whole or not at all, so the node is never without its rules in between.
 //
 // What can fail: the text may be wrong, or the kernel may not know what is asked of it.
-// The error is then a *SyntaxError with the line of the text. A dry run asks the kernel
-// as well, and so needs the same privileges.
+// The error is then a *SyntaxError with the line of the text.
 package nft
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -54,14 +52,6 @@ func (e *SyntaxError) Unwrap() error { return e.Err }
 func (h Host) Apply(ctx context.Context, ruleset string) error {
 	if err := h.feed(ctx, ruleset, "-f", "-"); err != nil {
 		return fmt.Errorf("setting the firewall: %w", err)
-	}
-	return nil
-}
-
-// Check asks nft and the kernel whether they would take a ruleset, and changes nothing.
-func (h Host) Check(ctx context.Context, ruleset string) error {
-	if err := h.feed(ctx, ruleset, "-c", "-f", "-"); err != nil {
-		return fmt.Errorf("trying the firewall: %w", err)
 	}
 	return nil
 }
@@ -117,52 +107,4 @@ func lineOf(text string, number int) string {
 	}
 	line := strings.TrimSpace(lines[number-1])
 	return line[:min(len(line), 200)]
-}
-
-// Table is a table by family and name.
-type Table struct {
-	// Family is "inet", "bridge", "ip", "ip6", "arp" or "netdev".
-	Family string `json:"family"`
-	// Name is the table's.
-	Name string `json:"name"`
-}
-
-// Tables are the tables of all owners.
-func (h Host) Tables(ctx context.Context) ([]Table, error) {
-	result, err := h.Run(ctx, run.Command{Name: "nft", Args: []string{"-j", "list", "tables"}})
-	if err != nil {
-		return nil, fmt.Errorf("listing the tables of the firewall: %w", err)
-	}
-	tables, err := parseTables(result.Stdout)
-	if err != nil {
-		return nil, fmt.Errorf("listing the tables of the firewall: reading the answer of nft: %w", err)
-	}
-	return tables, nil
-}
-
-func parseTables(data []byte) ([]Table, error) {
-	var answer struct {
-		Nftables []struct {
-			Table *Table `json:"table"`
-		} `json:"nftables"`
-	}
-	if err := json.Unmarshal(data, &answer); err != nil {
-		return nil, err
-	}
-	var tables []Table
-	for _, item := range answer.Nftables {
-		if item.Table != nil {
-			tables = append(tables, *item.Table)
-		}
-	}
-	return tables, nil
-}
-
-// List is the text of one table as the kernel has it, with counters.
-func (h Host) List(ctx context.Context, table Table) (string, error) {
-	result, err := h.Run(ctx, run.Command{Name: "nft", Args: []string{"list", "table", table.Family, table.Name}})
-	if err != nil {
-		return "", fmt.Errorf("reading the table %s %s of the firewall: %w", table.Family, table.Name, err)
-	}
-	return string(result.Stdout), nil
 }

@@ -79,26 +79,6 @@ func ReadFile(path string) (image Image, err error) {
 	return image, err
 }
 
-// ReadPayload reads the PE file that is a section of another one, as the kernel in the
-// section .linux of a UKI.
-func ReadPayload(path, section string) (image Image, err error) {
-	err = withFile(path, func(f io.ReaderAt, size int64) error {
-		outer, err := parse(f, size)
-		if err != nil {
-			return err
-		}
-		part, err := outer.payload(section)
-		if err != nil {
-			return err
-		}
-		if image, err = Read(part, part.Size()); err != nil {
-			err = fmt.Errorf("section %s: %w", section, err)
-		}
-		return err
-	})
-	return image, err
-}
-
 // ReadSection gives the bytes of one section as the stub sees them. More than limit bytes
 // are an error.
 func ReadSection(path, section string, limit int64) (data []byte, err error) {

@@ -105,12 +105,3 @@ func (t Tool) Info(ctx context.Context, path, format string) (Info, error) {
 	}
 	return Info{answer.Format, answer.Size, answer.Backing, answer.Specific.Data.DataFile}, nil
 }
-
-// Check has qemu-img look for damage in an image of a format that it can check: qcow2,
-// vhdx or vmdk.
-func (t Tool) Check(ctx context.Context, path, format string) error {
-	if _, err := t.do(ctx, "check", "-f", format, path); err != nil {
-		return fmt.Errorf("checking %s: %w", path, err)
-	}
-	return nil
-}

@@ -60,7 +60,7 @@ func TestInfo_Image_IsRead(t *testing.T) {
 	}
 	broken := errors.New("no such program")
 	tool := Tool{Run: func(context.Context, run.Command) (run.Result, error) { return run.Result{}, broken }}
-	if err := tool.Check(t.Context(), "in", "qcow2"); !errors.Is(err, broken) {
+	if _, err := tool.Info(t.Context(), "in", "qcow2"); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -56,7 +56,7 @@ type Slot struct {
 	Empty bool
 	// Problem says why a slot that is not empty cannot be started; "" when it is complete:
 	// labels, UUIDs and the beginning of each content fit each other. Contents are not read
-	// to their end: see Hash.
+	// to their end.
 	Problem string
 	// RootHash is the one that the signature is for, hexadecimal; "" when there is none.
 	RootHash string
@@ -263,48 +263,14 @@ func partitionOf(link, disk string) (int, bool) {
 	return number, err == nil
 }
 
-// Hash gives the SHA-256, hexadecimal, of the first size bytes of a partition, read from
-// the disk and not from memory: what a disk that lies about writing has really kept.
-func (s Slots) Hash(ctx context.Context, number int, size int64) (string, error) {
-	disk, table, err := s.openTable()
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = disk.Close() }() // it was only read
-	place, _, err := section(disk, table, number)
-	if err == nil && size > place.Size() {
-		err = fmt.Errorf("partition %d has %d bytes, not %d", number, place.Size(), size)
-	}
-	if err == nil {
-		err = block.DropCache(disk)
-	}
-	if err != nil {
-		return "", fmt.Errorf("hashing partition %d of %s: %w", number, s.Disk, err)
-	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, cancelled{ctx, io.NewSectionReader(place, 0, size)}); err != nil {
-		return "", fmt.Errorf("hashing partition %d of %s: %w", number, s.Disk, err)
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// cancelled is a reader that ends with its context.
-type cancelled struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c cancelled) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
+// ErrLabels is a slot that does not run and that systemd-sysupdate would not find, or would
+// take for the running one.
+var ErrLabels = errors.New("the labels of the other slot are not those of a release")
 
 // Check says whether an update may begin while the release running is mounted: one slot
 // must be active and labelled so, since systemd-sysupdate goes by labels and would take
 // any other for free; and the second slot must be labelled empty or as a release, or it
-// would not be found. Free mends a second slot.
+// would not be found. ErrLabels is a second slot that Free mends.
 func Check(slots []Slot, running string) error {
 	active := slices.DeleteFunc(slices.Clone(slots), func(s Slot) bool { return !s.Active })
 	if len(active) != 1 {
@@ -316,11 +282,11 @@ func Check(slots []Slot, running string) error {
 	name := strings.TrimSuffix(active[0].Labels[2], running)
 	for _, slot := range slots {
 		if slot.Version == running && !slot.Active {
-			return fmt.Errorf("both slots are labelled %s: free the one of partition %d before any update", running, slot.Parts.Usr)
+			return fmt.Errorf("%w: both slots are labelled %s: free the one of partition %d before any update", ErrLabels, running, slot.Parts.Usr)
 		}
 		for _, label := range slot.Labels {
 			if label != EmptyLabel && !strings.HasPrefix(label, name) {
-				return fmt.Errorf("a partition of the other slot is labelled %q: free the slot of partition %d before any update", label, slot.Parts.Usr)
+				return fmt.Errorf("%w: a partition is labelled %q: free the slot of partition %d before any update", ErrLabels, label, slot.Parts.Usr)
 			}
 		}
 	}

@@ -240,24 +240,6 @@ func startupLocality(event Event) (byte, bool) {
 	return rest[0], true
 }
 
-// Differing gives those of the registers whose value in the TPM is not the one that the
-// log gives, in order. PCR 11 and later ones are extended by the system itself, which the
-// firmware's log does not have.
-func (h Host) Differing(log Log, registers ...int) ([]int, error) {
-	replayed := Replay(log)
-	var differing []int
-	for _, number := range registers {
-		value, err := h.PCR(number)
-		if err != nil {
-			return nil, err
-		}
-		if value != replayed[number] {
-			differing = append(differing, number)
-		}
-	}
-	return differing, nil
-}
-
 // Debug gives the events of PCRs 4, 7 and 11 as the API shows them, with the values of
 // the TPM beside those of the log.
 func (h Host) Debug() (osapi.DebugEventLog, error) {
