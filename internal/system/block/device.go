@@ -1,6 +1,7 @@
 package block
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -98,6 +99,24 @@ func Sync(f *os.File) error {
 		return fmt.Errorf("flushing %s: %w", f.Name(), err)
 	}
 	return DropCache(f)
+}
+
+// WriteBack writes to the start of a disk, and reads from the disk what has become of it.
+func WriteBack(f *os.File, data []byte) error {
+	if _, err := f.WriteAt(data, 0); err != nil {
+		return fmt.Errorf("writing to %s: %w", f.Name(), err)
+	}
+	if err := Sync(f); err != nil {
+		return err
+	}
+	written := make([]byte, len(data))
+	if _, err := f.ReadAt(written, 0); err != nil {
+		return fmt.Errorf("reading back from %s: %w", f.Name(), err)
+	}
+	if !bytes.Equal(data, written) {
+		return fmt.Errorf("%s does not keep what was written to it: the disk is damaged", f.Name())
+	}
+	return nil
 }
 
 // DropCache forgets what the kernel remembers of a disk; what is not yet written is
