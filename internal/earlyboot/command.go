@@ -8,18 +8,22 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	"github.com/holdfast-os/holdfast/internal/system/luks"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
-// Command is the whole of holdfast-initrd: args are "root", "etc" or "failed", as the
-// units of the initrd call them.
+// Command is the whole of holdfast-initrd: args are "medium", "root", "etc" or "failed", as
+// the units of the initrd call them.
 func Command(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) != 1 {
-		return errors.New("usage: holdfast-initrd root|etc|failed")
+		return errors.New("usage: holdfast-initrd medium|root|etc|failed")
 	}
 	switch args[0] {
+	case "medium":
+		return commandMedium(ctx, out)
 	case "root":
 		return commandRoot(ctx, out)
 	case "etc":
@@ -31,8 +35,17 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 	case "failed":
 		return Failed(ctx, run.Host, out)
 	default:
-		return fmt.Errorf("unknown command %q: usage: holdfast-initrd root|etc|failed", args[0])
+		return fmt.Errorf("unknown command %q: usage: holdfast-initrd medium|root|etc|failed", args[0])
 	}
+}
+
+func commandMedium(ctx context.Context, out io.Writer) error {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return fmt.Errorf("reading the kernel's command line: %w", err)
+	}
+	say := func(line string) { fmt.Fprintln(out, line) }
+	return NewHost(HostOptions{}).FindMedium(ctx, option(string(cmdline), "usrhash"), AttachCD, say)
 }
 
 func commandRoot(ctx context.Context, out io.Writer) error {
@@ -51,9 +64,23 @@ func commandRoot(ctx context.Context, out io.Writer) error {
 	say := func(line string) { fmt.Fprintln(out, line) }
 	keys := Keys{RecoveryKey: func() (string, error) { return luks.NewRecoveryKey(rand.Reader) }, MachineID: NewMachineID}
 	info, err := OpenRoot(ctx, host, keys, say)
+	if errors.Is(err, ErrStartAgain) {
+		say(err.Error())
+		return restart()
+	}
 	if err != nil {
 		return err
 	}
 	info.UsrRootHash = option(string(cmdline), "usrhash")
 	return bootinfo.Write("/", info)
+}
+
+// restart is at once: nothing is mounted that is written to, and a start that ended as it
+// should must not wait as one that failed does.
+func restart() error {
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		return fmt.Errorf("restarting the machine: %w; restart it by hand", err)
+	}
+	return nil
 }

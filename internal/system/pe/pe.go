@@ -120,6 +120,34 @@ func ReadSection(path, section string, limit int64) (data []byte, err error) {
 	return data, err
 }
 
+// HashSections gives the SHA-256 sums of those of the named sections that a file has, of the
+// bytes that the stub sees.
+func HashSections(path string, names ...string) (sums map[string][sha256.Size]byte, err error) {
+	sums = map[string][sha256.Size]byte{}
+	err = withFile(path, func(f io.ReaderAt, size int64) error {
+		outer, err := parse(f, size)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if !slices.ContainsFunc(outer.sections, func(s Section) bool { return s.Name == name }) {
+				continue
+			}
+			part, err := outer.payload(name)
+			if err != nil {
+				return err
+			}
+			hash := sha256.New()
+			if _, err := io.Copy(hash, part); err != nil {
+				return fmt.Errorf("reading section %s: %w", name, err)
+			}
+			sums[name] = [sha256.Size]byte(hash.Sum(nil))
+		}
+		return nil
+	})
+	return sums, err
+}
+
 func withFile(path string, use func(f io.ReaderAt, size int64) error) (err error) {
 	f, err := os.Open(path)
 	if err != nil {
