@@ -280,7 +280,7 @@ func (h hostInstaller) Run(ctx context.Context, show Display) error {
 		return err
 	}
 	return installer.Run(ctx, installer.Options{
-		Seed: set, SourceDisk: h.info.BootDisk, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
+		Seed: set, SourceDisk: h.info.BootDisk, Medium: h.info.Medium, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
 	})
 }
 

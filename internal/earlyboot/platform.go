@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
 )
 
 // Marks on the ESP: what the installation was allowed to do without. They stay with a
 // factory reset.
 const (
-	MarkNoTPM        = "holdfast/missing-tpm"
-	MarkNoSecureBoot = "holdfast/missing-secure-boot"
+	MarkNoTPM        = install.MarkNoTPM
+	MarkNoSecureBoot = install.MarkNoSecureBoot
 )
 
 // Platform is what the firmware and the ESP say of the chain of trust.

@@ -20,6 +20,23 @@ import (
 // Dir is the mount point of the ESP. Names are relative to it.
 type Dir string
 
+// With mounts an ESP at a folder, which is made, while do works on it.
+func With(device, folder string, do func(Dir) error) (err error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return fmt.Errorf("mounting the ESP %s: %w", device, err)
+	}
+	const flags = unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOSYMFOLLOW
+	if err := unix.Mount(device, folder, "vfat", flags, "umask=0077"); err != nil {
+		return fmt.Errorf("mounting the ESP %s: %w", device, err)
+	}
+	defer func() {
+		if unmountErr := unix.Unmount(folder, 0); unmountErr != nil {
+			err = errors.Join(err, fmt.Errorf("unmounting the ESP %s: %w", device, unmountErr))
+		}
+	}()
+	return do(Dir(folder))
+}
+
 func (d Dir) file(name string) string { return filepath.Join(string(d), path.Clean("/"+name)) }
 
 // Read gives a file of at most limit bytes; fs.ErrNotExist, wrapped, when there is none.
