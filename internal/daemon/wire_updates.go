@@ -68,7 +68,7 @@ func (h *Host) updates(system *updater.System, manager *apps.Manager) hostUpdate
 		Ports: update.Ports{
 			Releases: currentReleases{h}, Stager: system,
 			Slots:    updater.Slots{System: system, BootID: updater.BootID, Uptime: realClock().SinceBoot},
-			TPM:      updater.Trust{System: system, Vars: h.efi, PolicyKey: policyKey, Bound: h.boundToTPM, Now: time.Now},
+			TPM:      updater.Trust{System: system, Vars: h.efi, PolicyKey: policyKey, Bound: h.boundToTPM, Programs: h.programBinding(system), Now: time.Now},
 			Power:    trialPower{h},
 			Apps:     manager,
 			Settings: hostUpdateSettings{h},

@@ -28,8 +28,20 @@ type Trust struct {
 	PolicyKey string
 	// Bound is false on a node whose disk no TPM opens.
 	Bound func(ctx context.Context) (bool, error)
+	// Programs binds the disk to what a start is made of; nil where that is never needed.
+	Programs Programs
 	// Now is the clock.
 	Now func() time.Time
+}
+
+// Programs binds the disk to the programs of a start (PCR 4), on a node without Secure Boot:
+// nothing else tells there which programs were started.
+type Programs interface {
+	// Bound tells whether the disk opens when the kernel image in this file is started. It
+	// is true where programs do not matter. An error means that it cannot be told.
+	Bound(ctx context.Context, image string) (bool, error)
+	// Bind lets it open then as well as it does now.
+	Bind(ctx context.Context, image string) error
 }
 
 // maxPolicyKey bounds the key in a kernel image, in bytes.
@@ -57,18 +69,32 @@ func (t Trust) Predict(ctx context.Context, found update.Found) (update.Predicti
 	if !bound {
 		return update.Prediction{Unlocks: true, Note: "no TPM opens the disk, so nothing changes"}, nil
 	}
+	same, err := t.sameKey(image)
+	if err != nil {
+		return update.Prediction{}, fmt.Errorf("looking at the kernel image of %s: %w", found.Manifest.Version, err)
+	}
+	if !same {
+		return update.Prediction{Note: "the policy of PCR 11 is signed by another key than the disk is bound to"}, nil
+	}
+	if t.Programs != nil {
+		if there, err := t.Programs.Bound(ctx, image); err != nil || !there {
+			return update.Prediction{Note: "PCR 4 changes with the kernel image, since Secure Boot is off"}, err
+		}
+	}
+	return update.Prediction{Unlocks: true, Note: "PCR 7 stays; PCR 11 changes, and its policy is signed by the key that the disk is bound to"}, nil
+}
+
+// sameKey compares the key of a kernel image's PCR policy with that of this start.
+func (t Trust) sameKey(image string) (bool, error) {
 	ours, err := os.ReadFile(t.PolicyKey)
 	if err != nil {
-		return update.Prediction{}, fmt.Errorf("reading the key of the PCR policy: %w", err)
+		return false, fmt.Errorf("reading the key of the PCR policy: %w", err)
 	}
 	theirs, err := pe.ReadSection(image, ".pcrpkey", maxPolicyKey)
 	if err != nil {
-		return update.Prediction{}, fmt.Errorf("reading the key of the PCR policy of %s: %w", found.Manifest.Version, err)
+		return false, fmt.Errorf("reading its key of the PCR policy: %w", err)
 	}
-	if !bytes.Equal(trimmed(ours), trimmed(theirs)) {
-		return update.Prediction{Note: "the policy of PCR 11 is signed by another key than the disk is bound to"}, nil
-	}
-	return update.Prediction{Unlocks: true, Note: "PCR 7 stays; PCR 11 changes, and its policy is signed by the key that the disk is bound to"}, nil
+	return bytes.Equal(trimmed(ours), trimmed(theirs)), nil
 }
 
 func trimmed(key []byte) []byte { return bytes.TrimRight(key, "\x00\r\n ") }
@@ -107,8 +133,19 @@ func (t Trust) starts(path string) error {
 var ErrOtherKey = errors.New("the release is signed by another key: take the release before it, which is signed by both")
 
 // Rebind is part of update.TPM.
-func (t Trust) Rebind(_ context.Context, found update.Found) error {
-	return fmt.Errorf("binding the disk to release %s: %w", found.Manifest.Version, ErrOtherKey)
+func (t Trust) Rebind(ctx context.Context, found update.Found) error {
+	image := t.kernelImage(found)
+	same, err := t.sameKey(image)
+	if err == nil && (!same || t.Programs == nil) {
+		err = ErrOtherKey
+	}
+	if err == nil {
+		err = t.Programs.Bind(ctx, image)
+	}
+	if err != nil {
+		return fmt.Errorf("binding the disk to release %s: %w", found.Manifest.Version, err)
+	}
+	return nil
 }
 
 // kernelImage is where the kernel image of a release lies once it was fetched.
