@@ -15,11 +15,16 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
+const usage = "usage: holdfast-initrd medium|root|etc|failed, or holdfast-initrd other DEVICE"
+
 // Command is the whole of holdfast-initrd: args are "medium", "root", "etc" or "failed", as
-// the units of the initrd call them.
+// the units of the initrd call them, or "other" with a disk, as its rule for udev does.
 func Command(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 2 && args[0] == "other" {
+		return commandOther(args[1], out)
+	}
 	if len(args) != 1 {
-		return errors.New("usage: holdfast-initrd medium|root|etc|failed")
+		return errors.New(usage)
 	}
 	switch args[0] {
 	case "medium":
@@ -35,8 +40,19 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 	case "failed":
 		return Failed(ctx, run.Host, out)
 	default:
-		return fmt.Errorf("unknown command %q: usage: holdfast-initrd medium|root|etc|failed", args[0])
+		return fmt.Errorf("unknown command %q: %s", args[0], usage)
 	}
+}
+
+// commandOther answers udev: a property for a disk that the machine was not started from, and
+// nothing for any other, and for one of which that cannot be told.
+func commandOther(device string, out io.Writer) error {
+	other, err := NewHost(HostOptions{}).IsOther(device)
+	if err != nil || !other {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "HOLDFAST_OTHER=1")
+	return err
 }
 
 func commandMedium(ctx context.Context, out io.Writer) error {

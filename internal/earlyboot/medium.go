@@ -1,6 +1,7 @@
 package earlyboot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,23 +142,48 @@ func (h Host) drives(seen map[string]drive, say func(string)) []drive {
 	return list
 }
 
-func readDrive(path string) (d drive, err error) {
-	d.path = path
+func readDrive(path string) (drive, error) {
+	partitions, err := partitionIDs(path, cdSector)
+	return drive{path, partitions}, err
+}
+
+// IsOther tells whether a disk is surely not the one that the machine was started from: it
+// has a table, and the boot loader's ESP is not in it. A copy of a partition on another disk
+// has the same id, and /usr must not come from there.
+func (h Host) IsOther(path string) (bool, error) {
+	booted, err := h.bootedPartition()
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // nobody can tell
+	}
+	if err != nil {
+		return false, err
+	}
+	partitions, err := partitionIDs(path, 0)
+	return err == nil && isOther(booted, partitions), err
+}
+
+func isOther(booted string, partitions []string) bool {
+	return len(partitions) > 0 && !slices.Contains(partitions, booted)
+}
+
+// partitionIDs are the unique ids in the table of a disk, in lower case. sector is its sector
+// size in bytes; 0 is what the disk says.
+func partitionIDs(path string, sector int) (ids []string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return d, fmt.Errorf("opening the CD in %s: %w", path, err)
+		return nil, fmt.Errorf("opening the disk %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	size, _, err := block.Size(f)
+	size, own, err := block.Size(f)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
-	table, err := block.ReadTable(f, size, cdSector)
+	table, err := block.ReadTable(f, size, cmp.Or(sector, own))
 	if err != nil {
-		return d, fmt.Errorf("reading the partition table of the CD in %s: %w", path, err)
+		return nil, fmt.Errorf("reading the partition table of %s: %w", path, err)
 	}
 	for _, entry := range table.Entries {
-		d.partitions = append(d.partitions, entry.GUID)
+		ids = append(ids, entry.GUID)
 	}
-	return d, nil
+	return ids, nil
 }

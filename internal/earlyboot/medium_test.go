@@ -165,3 +165,42 @@ func TestFindMedium_NoDiskAndNoCD_SaysWhatIsMissing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Two disks with the same /usr: udev names the partitions of one of them alone. When that
+// cannot be told, both keep their names, and the root hash still decides what is mounted.
+func TestIsOther_CopyOfTheDisk_IsTheOneWithoutTheBootedESP(t *testing.T) {
+	const esp, another = "0d2a3f10-1111-4222-8333-44445555aaaa", "99999999-1111-4222-8333-444455556666"
+	for name, test := range map[string]struct {
+		partitions []string
+		want       bool
+	}{
+		"the disk of this start":  {[]string{esp, usrID}, false},
+		"a copy with another ESP": {[]string{another, usrID}, true},
+		"somebody else's disk":    {[]string{another}, true},
+		"a disk without a table":  {nil, false},
+	} {
+		if got := isOther(esp, test.partitions); got != test.want {
+			t.Errorf("%s: got %t", name, got)
+		}
+	}
+}
+
+func TestIsOther_WhatCannotBeTold_IsNoOtherDisk(t *testing.T) {
+	host, dir, _ := testHost(t, healthy)
+	write(t, dir+"/dev/vda", "no table")
+	if got, err := host.IsOther(dir + "/dev/vda"); got || err != nil {
+		t.Errorf("firmware that does not say: %t, %v", got, err)
+	}
+	write(t, filepath.Join(dir, "sys", loaderDevice), variable(espID))
+	if got, err := host.IsOther(dir + "/dev/vda"); got || err != nil {
+		t.Errorf("a disk without a table: %t, %v", got, err)
+	}
+	if got, err := host.IsOther(dir + "/dev/none"); err == nil {
+		t.Errorf("a disk that cannot be read: %t", got)
+	}
+	burn(t, dir+"/dev/sr0")
+	ids, err := partitionIDs(dir+"/dev/sr0", cdSector)
+	if err != nil || len(ids) != layout.UsrA || isOther(strings.ToLower(espID), ids) {
+		t.Errorf("the CD of this start has %q, %v", ids, err)
+	}
+}
