@@ -3,6 +3,8 @@ package earlyboot
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -105,5 +107,17 @@ func TestMark_MarkThatIsThere_IsNotWrittenAgain(t *testing.T) {
 	}
 	if there, err := esp.dir.Has(MarkNoTPM); !there || err != nil {
 		t.Errorf("got %t, %v", there, err)
+	}
+}
+
+// Without Secure Boot anybody's program may be started: the TPM opens the disk for these alone.
+func TestTable_BindPrograms_AddsRegister4(t *testing.T) {
+	host, _, done := testHost(t, func(run.Command) (run.Result, error) { return run.Result{}, nil })
+	if err := host.Table().Make(t.Context(), "/dev/vda", PartitionOptions{RecoveryKey: "key", BindPrograms: true}); err != nil {
+		t.Fatal(err)
+	}
+	want := "--tpm2-pcrs=4+7+15:sha256=0000000000000000000000000000000000000000000000000000000000000000"
+	if !slices.Contains(strings.Fields((*done)[0]), want) {
+		t.Errorf("got %s", (*done)[0])
 	}
 }
