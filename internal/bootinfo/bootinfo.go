@@ -50,6 +50,9 @@ type Info struct {
 	FirstBoot bool `json:"first_boot"`
 	// BootDisk is the whole disk that was started from, as "/dev/vda".
 	BootDisk string `json:"boot_disk,omitempty"`
+	// Medium is what a person takes out to remove BootDisk, as "/dev/sr0"; empty when it is
+	// BootDisk itself.
+	Medium string `json:"medium,omitempty"`
 	// ESP is the EFI system partition that was started from, as "/dev/vda1".
 	ESP string `json:"esp,omitempty"`
 	// UsrRootHash is the dm-verity root hash of /usr, 64 hexadecimal digits.

@@ -68,12 +68,12 @@ func TestRun_PhaseFails_ApiSaysSoAndItIsTriedAgainSlower(t *testing.T) {
 	pauses := []time.Duration{<-f.clock.pauses}
 	boot := getAs[osapi.DebugBoot](t, f, "/1.0/debug/boot")
 	if diff := cmp.Diff(map[string]string{"state": "done", "console": "done", "requirements": "done", "api": "done",
-		"recovery-keys": "done", "secure-boot-keys": "done", "kernel": "done", "updates": "done", "security": "done", "network": "done", "logging": "done", "extensions": "done", "pools": "done",
+		"recovery-keys": "done", "rescue": "done", "secure-boot-keys": "done", "kernel": "done", "updates": "done", "security": "done", "network": "done", "logging": "done", "extensions": "done", "pools": "done",
 		"provider": "failed", "services": "waiting", "configuration": "waiting", "applications": "waiting", "ready": "waiting"}, states(boot)); diff != "" {
 		t.Error(diff)
 	}
-	if boot.Phases[13].Error != "the provider cannot be read" {
-		t.Errorf("got %+v", boot.Phases[13])
+	if boot.Phases[14].Error != "the provider cannot be read" {
+		t.Errorf("got %+v", boot.Phases[14])
 	}
 	if getAs[osapi.Server](t, f, "/1.0").Environment.SystemIsReady {
 		t.Error("ready with a failed phase")

@@ -117,11 +117,6 @@ func (s appStore) Save(value apps.State) error {
 	return store.Save(applicationsDocument, value)
 }
 
-// hostExtensions is Extensions.
-type hostExtensions struct{ manager *apps.Manager }
-
-func (h hostExtensions) Refresh(ctx context.Context) error { return h.manager.Merge(ctx) }
-
 // hostApps is Apps and AppUpdates, with errors that choose the HTTP code.
 type hostApps struct{ manager *apps.Manager }
 

@@ -69,6 +69,8 @@ type Machine struct {
 	Resets  Resets
 	// SecureBoot may be nil too, for a machine without keys that could be changed.
 	SecureBoot SecureBoot
+	// Rescue may be nil as well, for a machine that takes no media.
+	Rescue Rescues
 }
 
 // Facts observes the machine.

@@ -28,6 +28,7 @@ func (d *Daemon) nodePhases() []phase {
 		{"api", time.Minute, d.listen, inTurn},
 		{"updates", time.Minute, d.startUpdates, inTurn},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys, inTurn},
+		{"rescue", time.Hour, d.useRescue, inTurn},
 		{"secure-boot-keys", 10 * time.Minute, d.startSecureBoot, inTurn},
 		{"kernel", time.Minute, d.startKernel, inTurn},
 		{"security", 5 * time.Minute, d.startSetting(sectionSecurity), inTurn},

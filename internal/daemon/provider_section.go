@@ -83,6 +83,8 @@ type Provider struct {
 	docs Documents
 	kept registrations
 	now  inUse
+	// lent is a rescue medium, which comes before any provider; nil without one.
+	lent updater.Source
 	// up is true once the node is ready, and its primary application runs.
 	up bool
 	// warning is of the last change, failure of the work in the background.
@@ -305,6 +307,12 @@ func (p *Provider) inUse() inUse {
 
 // current is the source in use.
 func (p *Provider) current() (updater.Source, error) {
+	p.mu.Lock()
+	lent := p.lent
+	p.mu.Unlock()
+	if lent != nil {
+		return lent, nil
+	}
 	now := p.inUse()
 	switch {
 	case now.broken != nil:

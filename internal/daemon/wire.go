@@ -93,9 +93,9 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	h.daemon = New(Options{Root: root, Socket: Activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
 			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: h.seeds,
-			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{manager}, Pools: hostPools{h},
+			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{h, manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
-			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, SecureBoot: keys,
+			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, SecureBoot: keys, Rescue: hostRescue{h, updates},
 			Power: hostPower{power.Power{Run: run.Host}, updates.agent}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
 			Display: h.display, Doing: h.display, Notify: serviceManager{},
 		}})
@@ -282,7 +282,7 @@ func (h hostInstaller) Run(ctx context.Context, show Display) error {
 		return err
 	}
 	return installer.Run(ctx, installer.Options{
-		Seed: set, External: h.seeds.external(), SourceDisk: h.info.BootDisk, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
+		Seed: set, External: h.seeds.external(), SourceDisk: h.info.BootDisk, Medium: h.info.Medium, Version: release.Version, Console: show.Message, Progress: show.Progress, Runner: run.Host,
 	})
 }
 
@@ -327,18 +327,12 @@ func (h *Host) apps(system *updater.System) *apps.Manager {
 	client := incus.New(incus.DefaultSocket)
 	setup := &incus.Setup{Client: client, LocalUsable: h.zfs.UsableForIncus, Log: h.log}
 	return &apps.Manager{
-		Store:    appStore{h},
-		Provider: updater.Applications{System: system, Channel: func() string { return h.daemon.Channel() }},
-		Extensions: &sysext.Extensions{Run: run.Host, Certificates: func() ([][]byte, error) {
-			db, err := h.efi.Read("db", efi.ImageSecurity)
-			if err != nil {
-				return nil, fmt.Errorf("reading the certificates that may sign applications: %w", err)
-			}
-			return efi.ParseCertificates(db.Data)
-		}},
-		Units:     systemd.Manager{Run: run.Host},
-		Programs:  map[string]apps.Program{"incus": incusProgram{Client: client, setup: setup, seed: h.seeds}},
-		Catalogue: apps.Catalogue(), Root: root, Log: h.log, OS: system.Running,
+		Store:      appStore{h},
+		Provider:   updater.Applications{System: system, Channel: func() string { return h.daemon.Channel() }},
+		Extensions: &sysext.Extensions{Run: run.Host, Certificates: h.applicationSigners},
+		Units:      systemd.Manager{Run: run.Host},
+		Programs:   map[string]apps.Program{"incus": incusProgram{Client: client, setup: setup, seed: h.seeds}},
+		Catalogue:  apps.Catalogue(), Root: root, Log: h.log, OS: system.Running,
 		Progress: func(name string, percent int) { h.display.Progress("downloading "+name, int64(percent), 100) },
 	}
 }

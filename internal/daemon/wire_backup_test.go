@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/backup"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/internal/system/block"
 )
 
 // starting is Store and Units of a node with Incus, which does not start with data "bad".
@@ -185,7 +186,7 @@ func TestWriteSeed_File_ReadsBackWhatWasWritten(t *testing.T) {
 	}
 	defer f.Close()
 	for _, text := range []string{"a long archive", "short"} {
-		if err := writeSeed(f, []byte(text)); err != nil {
+		if err := block.WriteBack(f, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}

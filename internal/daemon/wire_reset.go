@@ -1,15 +1,11 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -18,6 +14,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/reset"
 	"github.com/holdfast-os/holdfast/internal/system/block"
+	"github.com/holdfast-os/holdfast/internal/system/espdir"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
 	"github.com/holdfast-os/holdfast/internal/system/tpm2clear"
@@ -48,55 +45,12 @@ func (h hostResets) Seed(ctx context.Context) (io.ReadCloser, error) {
 }
 
 func (h hostResets) Read(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(filepath.Join(h.esp, name))
-	if err != nil {
-		return nil, err
-	}
-	text, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(text)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", f.Name(), limit)
-	}
-	return text, errors.Join(err, f.Close())
+	return espdir.Dir(h.esp).Read(name, limit)
 }
 
-func (h hostResets) Write(name string, data []byte) error {
-	file := filepath.Join(h.esp, name)
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return h.syncESP()
-}
+func (h hostResets) Write(name string, data []byte) error { return espdir.Dir(h.esp).Write(name, data) }
 
-func (h hostResets) Remove(name string) error {
-	file := filepath.Join(h.esp, path.Clean("/"+name))
-	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := os.RemoveAll(file); err != nil {
-		return err
-	}
-	return h.syncESP()
-}
-
-// syncESP brings names to the disk: FAT has no journal.
-func (h hostResets) syncESP() error {
-	f, err := os.Open(h.esp)
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
-}
+func (h hostResets) Remove(name string) error { return espdir.Dir(h.esp).Remove(name) }
 
 func (hostResets) ClearTPM(context.Context) error {
 	err := tpm2clear.TPM{}.Clear()
@@ -117,24 +71,7 @@ func (h hostResets) WriteSeed(ctx context.Context, archive []byte) error {
 	if err != nil {
 		return fmt.Errorf("opening the seed partition: %w", err)
 	}
-	return errors.Join(writeSeed(f, archive), f.Close())
-}
-
-func writeSeed(f *os.File, archive []byte) error {
-	if _, err := f.WriteAt(archive, 0); err != nil {
-		return fmt.Errorf("writing to %s: %w", f.Name(), err)
-	}
-	if err := block.Sync(f); err != nil {
-		return err
-	}
-	written := make([]byte, len(archive))
-	if _, err := f.ReadAt(written, 0); err != nil {
-		return fmt.Errorf("reading back from %s: %w", f.Name(), err)
-	}
-	if !bytes.Equal(archive, written) {
-		return fmt.Errorf("%s does not keep what was written to it: the disk is damaged", f.Name())
-	}
-	return nil
+	return errors.Join(block.WriteBack(f, archive), f.Close())
 }
 
 // RemovePartitions leaves the kernel with the table of before: the node still runs from them.

@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/secureboot"
 	"github.com/holdfast-os/holdfast/internal/state"
+	"github.com/holdfast-os/holdfast/internal/system/bootloader"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/pe"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
@@ -359,6 +360,9 @@ func (keyStore) Drop() error {
 type startedPrograms struct {
 	// Loaders are the boot loaders by their path on the ESP.
 	Loaders map[string]pcrHash `json:"loaders"`
+	// UKI is the running one, Kernel the section .linux of it.
+	UKI    pcrHash `json:"uki"`
+	Kernel pcrHash `json:"kernel"`
 }
 
 // pcrHash is a hash as text.
@@ -432,6 +436,25 @@ func (e *espPrograms) makeNote() (startedPrograms, error) {
 			return startedPrograms{}, err
 		}
 		note.Loaders[name] = fmt.Sprintf("%x", image.SHA256)
+	}
+	state, err := e.loader.Read()
+	if err != nil {
+		return startedPrograms{}, err
+	}
+	for _, entry := range state.Entries {
+		if !entry.Booted {
+			continue
+		}
+		path := filepath.Join(e.esp, bootloader.Folder, entry.File)
+		uki, err := pe.ReadFile(path)
+		if err != nil {
+			return startedPrograms{}, err
+		}
+		kernel, err := pe.ReadPayload(path, ".linux")
+		if err != nil {
+			return startedPrograms{}, err
+		}
+		note.UKI, note.Kernel = fmt.Sprintf("%x", uki.SHA256), fmt.Sprintf("%x", kernel.SHA256)
 	}
 	return note, nil
 }

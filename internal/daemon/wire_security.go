@@ -83,7 +83,11 @@ func (h hostKeys) Rebind(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.luks.Rebind(ctx, recovery.KeyFile, devices[recovery.Root], devices[recovery.Swap])
+	modes, err := h.efi.Modes()
+	if err != nil {
+		return err
+	}
+	return h.luks.Rebind(ctx, recovery.KeyFile, kind == tpm.Hardware && !modes.SecureBoot, devices[recovery.Root], devices[recovery.Swap])
 }
 
 func (h *Host) volumes(ctx context.Context) (map[string]string, error) {

@@ -68,7 +68,7 @@ func (h *Host) updates(system *updater.System, keys hostSecureBoot, manager *app
 		Ports: update.Ports{
 			Releases: currentReleases{h}, Stager: system,
 			Slots:    updater.Slots{System: system, BootID: updater.BootID, Uptime: realClock().SinceBoot},
-			TPM:      updater.Trust{System: system, Vars: h.efi, Disk: keys, Bound: h.boundToTPM, Now: time.Now},
+			TPM:      updater.Trust{System: system, Vars: h.efi, Disk: keys, Bound: h.boundToTPM, Programs: h.programBinding(system), Now: time.Now},
 			Power:    trialPower{h},
 			Apps:     manager,
 			Settings: hostUpdateSettings{h},

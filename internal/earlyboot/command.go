@@ -8,18 +8,27 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	"github.com/holdfast-os/holdfast/internal/system/luks"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
-// Command is the whole of holdfast-initrd: args are "root", "etc" or "failed", as the
-// units of the initrd call them.
+const usage = "usage: holdfast-initrd medium|root|etc|failed, or holdfast-initrd other DEVICE"
+
+// Command is the whole of holdfast-initrd: args are "medium", "root", "etc" or "failed", as
+// the units of the initrd call them, or "other" with a disk, as its rule for udev does.
 func Command(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 2 && args[0] == "other" {
+		return commandOther(args[1], out)
+	}
 	if len(args) != 1 {
-		return errors.New("usage: holdfast-initrd root|etc|failed")
+		return errors.New(usage)
 	}
 	switch args[0] {
+	case "medium":
+		return commandMedium(ctx, out)
 	case "root":
 		return commandRoot(ctx, out)
 	case "etc":
@@ -31,8 +40,28 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 	case "failed":
 		return Failed(ctx, run.Host, out)
 	default:
-		return fmt.Errorf("unknown command %q: usage: holdfast-initrd root|etc|failed", args[0])
+		return fmt.Errorf("unknown command %q: %s", args[0], usage)
 	}
+}
+
+// commandOther answers udev: a property for a disk that the machine was not started from, and
+// nothing for any other, and for one of which that cannot be told.
+func commandOther(device string, out io.Writer) error {
+	other, err := NewHost(HostOptions{}).IsOther(device)
+	if err != nil || !other {
+		return err
+	}
+	_, err = fmt.Fprintln(out, "HOLDFAST_OTHER=1")
+	return err
+}
+
+func commandMedium(ctx context.Context, out io.Writer) error {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return fmt.Errorf("reading the kernel's command line: %w", err)
+	}
+	say := func(line string) { fmt.Fprintln(out, line) }
+	return NewHost(HostOptions{}).FindMedium(ctx, option(string(cmdline), "usrhash"), AttachCD, say)
 }
 
 func commandRoot(ctx context.Context, out io.Writer) error {
@@ -51,9 +80,23 @@ func commandRoot(ctx context.Context, out io.Writer) error {
 	say := func(line string) { fmt.Fprintln(out, line) }
 	keys := Keys{RecoveryKey: func() (string, error) { return luks.NewRecoveryKey(rand.Reader) }, MachineID: NewMachineID}
 	info, err := OpenRoot(ctx, host, keys, say)
+	if errors.Is(err, ErrStartAgain) {
+		say(err.Error())
+		return restart()
+	}
 	if err != nil {
 		return err
 	}
 	info.UsrRootHash = option(string(cmdline), "usrhash")
 	return bootinfo.Write("/", info)
+}
+
+// restart is at once: nothing is mounted that is written to, and a start that ended as it
+// should must not wait as one that failed does.
+func restart() error {
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		return fmt.Errorf("restarting the machine: %w; restart it by hand", err)
+	}
+	return nil
 }

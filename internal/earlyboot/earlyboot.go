@@ -8,6 +8,10 @@
 //
 // Invariants:
 //
+//   - A factory reset that was stopped goes on before anything else is looked at, and its
+//     end is a restart.
+//   - A machine without TPM, or without Secure Boot, becomes a node only where that was
+//     asked for when it was installed, or on a medium that runs by itself; never without both.
 //   - The system disk is the one whose ESP the boot loader was read from, and its
 //     partitions are found by number on that disk, never by a label: another disk may
 //     carry the same labels.
@@ -48,6 +52,21 @@ type Disk struct {
 	Path string
 	// Partitions are the device paths by partition number.
 	Partitions map[int]string
+	// Medium is what a person removes: Path, or the drive of a CD behind it.
+	Medium string
+	// Size is in bytes.
+	Size int64
+	// ReadOnly is true for a CD and for a disk with a write protection.
+	ReadOnly bool
+}
+
+// PartitionOptions say how the volumes of a new node open.
+type PartitionOptions struct {
+	// RecoveryKey opens them too.
+	RecoveryKey string
+	// BindPrograms adds register 4 to what the TPM wants to see: without Secure Boot
+	// nothing else tells which programs were started.
+	BindPrograms bool
 }
 
 // Machine is what early boot needs of the machine.
@@ -57,16 +76,41 @@ type Machine interface {
 	// HasInstallSeed reads the seed partition, and with media also what is plugged in. An
 	// error means that it cannot be told.
 	HasInstallSeed(ctx context.Context, device string, media bool) (bool, error)
-	// Partition makes the partitions that are missing; new volumes open with the key.
-	Partition(ctx context.Context, disk string, recoveryKey string) error
-	// RemovePartitions deletes partitions by number.
-	RemovePartitions(ctx context.Context, disk string, numbers ...int) error
+	// Table changes the partition table.
+	Table() Table
 	// Unlock opens the root volume and mounts it at /sysroot. With ask it asks a person
 	// for the recovery key until it is right, else only the TPM is tried. No key that
 	// opens is ErrLocked; any other error would be the same with another key.
 	Unlock(ctx context.Context, device string, ask bool) error
 	// Root gives the files of /sysroot.
 	Root() RootFiles
+	// ESP mounts the ESP of the system disk.
+	ESP(ctx context.Context, disk Disk) (ESP, error)
+}
+
+// Table changes the partition table of a disk.
+type Table interface {
+	// Make makes the partitions that are missing.
+	Make(ctx context.Context, disk string, o PartitionOptions) error
+	// Remove deletes partitions by number.
+	Remove(ctx context.Context, disk string, numbers ...int) error
+}
+
+// ESP is what early boot finds and leaves on the ESP.
+type ESP interface {
+	// ContinueReset carries on with a factory reset that was stopped, and tells whether one
+	// has ended now. An error leaves it for the next start.
+	ContinueReset(ctx context.Context, say func(string)) (done bool, err error)
+	// Platform tells what the firmware and the ESP say of the chain of trust.
+	Platform(ctx context.Context) (Platform, error)
+	// Mark leaves one of the marks; one that is there is no error.
+	Mark(name string) error
+	// StartTPM serves the emulated TPM of the ESP, until Close.
+	StartTPM(ctx context.Context) error
+	// Pause lets a person read what was said.
+	Pause(ctx context.Context)
+	// Close ends all that and unmounts it.
+	Close(ctx context.Context) error
 }
 
 // RootFiles are the few files of the root volume that early boot reads and writes.
@@ -93,9 +137,11 @@ type Keys struct {
 const (
 	partESP  = 1
 	partSeed = 2
-	partSwap = 9
-	partRoot = 10
-	partData = 11
+	// partSlotB is the /usr of slot B.
+	partSlotB = 8
+	partSwap  = 9
+	partRoot  = 10
+	partData  = 11
 )
 
 // OpenRoot brings /sysroot about and says how. Say prints a line for a person.
@@ -104,37 +150,83 @@ func OpenRoot(ctx context.Context, m Machine, keys Keys, say func(string)) (boot
 	if err != nil {
 		return bootinfo.Info{}, fmt.Errorf("looking for the disk that this machine booted from: %w", err)
 	}
-	info := bootinfo.Info{Mode: bootinfo.Node, BootDisk: disk.Path, ESP: disk.Partitions[partESP]}
-	install, err := m.HasInstallSeed(ctx, disk.Partitions[partSeed], disk.Partitions[partRoot] == "")
+	o := opening{Machine: m, disk: disk, keys: keys, say: say,
+		info: bootinfo.Info{Mode: bootinfo.Node, BootDisk: disk.Path, ESP: disk.Partitions[partESP]}}
+	if disk.Medium != disk.Path {
+		o.info.Medium = disk.Medium
+	}
+	esp, err := m.ESP(ctx, disk)
 	if err != nil {
-		err = fmt.Errorf("reading the seed on %s: %w", disk.Partitions[partSeed], err)
-		if disk.Partitions[partRoot] == "" {
-			return info, fmt.Errorf("%w; whether this is an install medium cannot be told, so nothing is written to it", err)
+		o.espErr = fmt.Errorf("mounting the ESP %s: %w", disk.Partitions[partESP], err)
+		return o.info, o.start(ctx)
+	}
+	o.esp = esp
+	err = o.start(ctx)
+	return o.info, errors.Join(err, esp.Close(ctx))
+}
+
+// opening is one call of OpenRoot.
+type opening struct {
+	Machine
+	disk Disk
+	// esp is nil when espErr says why.
+	esp    ESP
+	espErr error
+	keys   Keys
+	say    func(string)
+	info   bootinfo.Info
+}
+
+func (o *opening) start(ctx context.Context) error {
+	if o.esp != nil {
+		done, err := o.esp.ContinueReset(ctx, o.say)
+		if err != nil {
+			return fmt.Errorf("carrying on with a factory reset: %w", err)
 		}
-		say(fmt.Sprintf("This node starts without its seed: %v", err))
+		if done {
+			return fmt.Errorf("a factory reset has ended: %w", ErrStartAgain)
+		}
 	}
-	if install {
-		say("This is an install medium: the system runs in memory.")
-		info.Mode = bootinfo.Install
-		return info, m.Root().MountTemporary()
-	}
-	if disk.Partitions[partRoot] == "" {
-		info.FirstBoot, info.RootUnlock = true, bootinfo.TPM
-		return info, firstBoot(ctx, m, disk, keys, say)
-	}
-	info.RootUnlock, err = unlock(ctx, m, disk.Partitions[partRoot], say)
+	root := o.disk.Partitions[partRoot]
+	install, err := o.HasInstallSeed(ctx, o.disk.Partitions[partSeed], root == "")
 	if err != nil {
-		return info, err
+		err = fmt.Errorf("reading the seed on %s: %w", o.disk.Partitions[partSeed], err)
+		if root == "" {
+			return fmt.Errorf("%w; whether this is an install medium cannot be told, so nothing is written to it", err)
+		}
+		o.say(fmt.Sprintf("This node starts without its seed: %v", err))
 	}
-	handed, err := m.Root().Exists(MachineIDFile)
+	switch {
+	case install:
+		o.say("This is an install medium: the system runs in memory.")
+		o.info.Mode = bootinfo.Install
+		return o.Root().MountTemporary()
+	case root == "":
+		o.info.FirstBoot, o.info.RootUnlock = true, bootinfo.TPM
+		return o.firstBoot(ctx)
+	}
+	return o.laterBoot(ctx, root)
+}
+
+func (o *opening) laterBoot(ctx context.Context, root string) error {
+	if o.espErr != nil {
+		o.say(fmt.Sprintf("This node starts without looking at its ESP: %v", o.espErr))
+	} else if _, err := o.trust(ctx, laterStart); err != nil {
+		return err
+	}
+	var err error
+	if o.info.RootUnlock, err = unlock(ctx, o, root, o.say); err != nil {
+		return err
+	}
+	handed, err := o.Root().Exists(MachineIDFile)
 	if err != nil {
-		return info, fmt.Errorf("looking into the root volume: %w", err)
+		return fmt.Errorf("looking into the root volume: %w", err)
 	}
 	if handed {
-		return info, nil
+		return nil
 	}
-	say("The first boot was interrupted: making the root volume again.")
-	return info, startOver(ctx, m, disk)
+	o.say("The first boot was interrupted: making the root volume again.")
+	return startOver(ctx, o, o.disk)
 }
 
 // startOver removes what an interrupted first boot made. It ends with ErrStartAgain:
@@ -149,15 +241,15 @@ func startOver(ctx context.Context, m Machine, disk Disk) error {
 			numbers = append(numbers, number)
 		}
 	}
-	if err := m.RemovePartitions(ctx, disk.Path, numbers...); err != nil {
+	if err := m.Table().Remove(ctx, disk.Path, numbers...); err != nil {
 		return fmt.Errorf("removing the unfinished partitions of %s: %w", disk.Path, err)
 	}
 	return ErrStartAgain
 }
 
-// ErrStartAgain asks for a restart: what was unfinished is gone, and the next boot
-// begins with it.
-var ErrStartAgain = errors.New("an unfinished first boot was cleared away; the machine starts again")
+// ErrStartAgain asks for a restart: what was unfinished is gone, and the next boot begins
+// without it.
+var ErrStartAgain = errors.New("what was unfinished is cleared away, and the machine starts again")
 
 // ErrLocked means that no key at hand opens the root volume.
 var ErrLocked = errors.New("the root volume stays locked")
@@ -179,13 +271,32 @@ func unlock(ctx context.Context, m Machine, device string, say func(string)) (bo
 	return bootinfo.Recovery, nil
 }
 
-func firstBoot(ctx context.Context, m Machine, disk Disk, keys Keys, say func(string)) error {
+// firstBoot makes a node of a disk that was installed, or of a medium that runs by itself.
+func (o *opening) firstBoot(ctx context.Context) error {
+	if o.espErr != nil {
+		return fmt.Errorf("%w; whether a factory reset was stopped cannot be told, so nothing is written to the disk", o.espErr)
+	}
+	kind := installedStart
+	if o.disk.Partitions[partSlotB] == "" { // the installer makes it, and no medium has it
+		kind = liveStart
+		if err := canLive(o.disk); err != nil {
+			return err
+		}
+	}
+	trust, err := o.trust(ctx, kind)
+	if err != nil {
+		return err
+	}
+	return makeRoot(ctx, o, o.disk, o.keys, trust.BindPrograms, o.say)
+}
+
+func makeRoot(ctx context.Context, m Machine, disk Disk, keys Keys, bindPrograms bool, say func(string)) error {
 	say("First boot: making swap, root and data partitions on " + disk.Path + ".")
 	key, err := keys.RecoveryKey()
 	if err != nil {
 		return fmt.Errorf("making the recovery key: %w", err)
 	}
-	if err := m.Partition(ctx, disk.Path, key); err != nil {
+	if err := m.Table().Make(ctx, disk.Path, PartitionOptions{RecoveryKey: key, BindPrograms: bindPrograms}); err != nil {
 		return fmt.Errorf("making the partitions of %s: %w", disk.Path, err)
 	}
 	made, err := m.SystemDisk(ctx)

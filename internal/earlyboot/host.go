@@ -15,7 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-os/holdfast/internal/system/loop"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/internal/system/tpm2clear"
 )
 
 // Host is the Machine of a real initrd. NewHost makes one.
@@ -24,6 +26,8 @@ type Host struct {
 	paths  Paths
 	mounts Mounter
 	wait   time.Duration
+	pause  time.Duration
+	clear  func() error
 }
 
 // HostOptions are the parts of a Host that a test replaces.
@@ -36,11 +40,15 @@ type HostOptions struct {
 	Mounts Mounter
 	// Wait is how long the system disk may take to appear; default 10 minutes.
 	Wait time.Duration
+	// Pause is how long a warning stays on the screen; default 30 seconds.
+	Pause time.Duration
+	// ClearTPM makes the TPM forget its keys; default that of this machine.
+	ClearTPM func() error
 }
 
 // NewHost fills in the defaults.
 func NewHost(o HostOptions) Host {
-	h := Host{run: o.Run, paths: o.Paths.withDefaults(), mounts: o.Mounts, wait: o.Wait}
+	h := Host{run: o.Run, paths: o.Paths.withDefaults(), mounts: o.Mounts, wait: o.Wait, pause: o.Pause, clear: o.ClearTPM}
 	if h.run == nil {
 		h.run = run.Host
 	}
@@ -49,6 +57,12 @@ func NewHost(o HostOptions) Host {
 	}
 	if h.wait == 0 {
 		h.wait = 10 * time.Minute
+	}
+	if h.pause == 0 {
+		h.pause = 30 * time.Second
+	}
+	if h.clear == nil {
+		h.clear = tpm2clear.TPM{}.Clear
 	}
 	return h
 }
@@ -64,34 +78,51 @@ const (
 var partUUID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // SystemDisk finds the ESP by the unique id that the boot loader left in a firmware
-// variable, and its disk with all partitions through sysfs.
+// variable, and its disk with all partitions through sysfs. Firmware that starts a CD by El
+// Torito knows no partition: the disk then is the CD that FindMedium has attached.
 func (h Host) SystemDisk(ctx context.Context) (Disk, error) {
-	raw, err := os.ReadFile(filepath.Join(h.paths.Sys, loaderDevice))
+	id, err := h.bootedPartition()
 	if errors.Is(err, fs.ErrNotExist) {
+		if attached, readErr := os.ReadFile(filepath.Join(h.paths.Run, mediumNote)); readErr == nil {
+			return h.diskOf(filepath.Base(strings.TrimSpace(string(attached))) + "p" + strconv.Itoa(partESP))
+		}
 		return Disk{}, errors.New("the firmware has no variable LoaderDevicePartUUID: Holdfast starts only by UEFI and systemd-boot; set the machine's firmware to UEFI mode")
 	}
 	if err != nil {
-		return Disk{}, fmt.Errorf("reading the firmware variable LoaderDevicePartUUID: %w", err)
-	}
-	id := strings.ToLower(decodeUTF16(raw))
-	if !partUUID.MatchString(id) {
-		return Disk{}, fmt.Errorf("the firmware variable LoaderDevicePartUUID has %q, which is no partition's id", id)
+		return Disk{}, err
 	}
 	esp, err := waitFor(ctx, filepath.Join(h.paths.Dev, "disk/by-partuuid", id), h.wait)
 	if err != nil {
 		return Disk{}, err
 	}
-	return diskOf(filepath.Join(h.paths.Sys, "class/block"), filepath.Base(esp))
+	return h.diskOf(filepath.Base(esp))
 }
 
-// diskOf reads the disk of a partition below sysfs' class/block.
-func diskOf(class, partition string) (Disk, error) {
-	resolved, err := filepath.EvalSymlinks(filepath.Join(class, partition))
+// bootedPartition is the id of the partition that the boot loader was read from, in lower
+// case; fs.ErrNotExist when it left none.
+func (h Host) bootedPartition() (string, error) {
+	raw, err := os.ReadFile(filepath.Join(h.paths.Sys, loaderDevice))
+	if err != nil {
+		return "", fmt.Errorf("reading the firmware variable LoaderDevicePartUUID: %w", err)
+	}
+	id := strings.ToLower(decodeUTF16(raw))
+	if !partUUID.MatchString(id) {
+		return "", fmt.Errorf("the firmware variable LoaderDevicePartUUID has %q, which is no partition's id", id)
+	}
+	return id, nil
+}
+
+// diskOf reads the disk of a partition in sysfs.
+func (h Host) diskOf(partition string) (Disk, error) {
+	resolved, err := filepath.EvalSymlinks(filepath.Join(h.paths.Sys, "class/block", partition))
 	if err != nil {
 		return Disk{}, fmt.Errorf("finding %s in sysfs: %w", partition, err)
 	}
 	parent := filepath.Dir(resolved)
 	disk := Disk{Path: devicePath(filepath.Base(parent)), Partitions: map[int]string{}}
+	if err := h.describe(parent, &disk); err != nil {
+		return Disk{}, fmt.Errorf("looking at %s: %w", disk.Path, err)
+	}
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return Disk{}, fmt.Errorf("listing the partitions of %s: %w", disk.Path, err)
@@ -108,6 +139,32 @@ func diskOf(class, partition string) (Disk, error) {
 		disk.Partitions[number] = devicePath(entry.Name())
 	}
 	return disk, nil
+}
+
+// describe fills in what sysfs says of the whole disk.
+func (h Host) describe(dir string, disk *Disk) error {
+	number := func(name string) (int64, error) {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return 0, err
+		}
+		return strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	}
+	const sector = 512 // whatever the disk has, sysfs counts in these
+	sectors, err := number("size")
+	if err != nil {
+		return fmt.Errorf("reading its size: %w", err)
+	}
+	readOnly, err := number("ro")
+	if err != nil {
+		return fmt.Errorf("reading whether it can be written: %w", err)
+	}
+	disk.Size, disk.ReadOnly, disk.Medium = sectors*sector, readOnly != 0, disk.Path
+	backing, err := loop.Backing(h.paths.Sys, disk.Path)
+	if err == nil && backing != "" {
+		disk.Medium = backing
+	}
+	return err
 }
 
 // devicePath is the node of a device that sysfs names; "!" stands for "/" there.
@@ -148,21 +205,30 @@ func decodeUTF16(variable []byte) string {
 	return string(utf16.Decode(units))
 }
 
-// Partition runs systemd-repart with the definitions of the verified /usr. The new
-// volumes get two ways to open: the recovery key, and the TPM with PCR 7, the signed
-// policy for PCR 11 and PCR 15 at zero.
-func (h Host) Partition(ctx context.Context, disk, recoveryKey string) error {
+// Table changes partition tables.
+func (h Host) Table() Table { return hostTable{h} }
+
+type hostTable struct{ Host }
+
+// Make runs systemd-repart with the definitions of the verified /usr. The new volumes get
+// two ways to open: the recovery key, and the TPM with PCR 7, the signed policy for PCR 11
+// and PCR 15 at zero; with BindPrograms PCR 4 as well.
+func (h hostTable) Make(ctx context.Context, disk string, o PartitionOptions) error {
 	keyFile := filepath.Join(h.paths.Run, "holdfast/recovery.key")
 	if err := os.MkdirAll(filepath.Dir(keyFile), 0o755); err != nil {
 		return fmt.Errorf("making a place for the key: %w", err)
 	}
-	if err := os.WriteFile(keyFile, []byte(recoveryKey), 0o400); err != nil {
+	if err := os.WriteFile(keyFile, []byte(o.RecoveryKey), 0o400); err != nil {
 		return fmt.Errorf("writing the key for systemd-repart: %w", err)
 	}
 	defer os.Remove(keyFile)
+	registers := "7+15:sha256=" + strings.Repeat("0", 64)
+	if o.BindPrograms {
+		registers = "4+" + registers
+	}
 	_, err := h.run(ctx, run.Command{Name: "systemd-repart", Args: []string{
 		"--dry-run=no", "--no-pager", "--definitions=" + filepath.Join(h.paths.Sysusr, repartDir), "--key-file=" + keyFile,
-		"--tpm2-device=auto", "--tpm2-pcrs=7+15:sha256=" + strings.Repeat("0", 64),
+		"--tpm2-device=auto", "--tpm2-pcrs=" + registers,
 		"--tpm2-public-key=" + filepath.Join(h.paths.Run, tpmPublicKey), "--tpm2-public-key-pcrs=11",
 		disk,
 	}})
@@ -172,8 +238,8 @@ func (h Host) Partition(ctx context.Context, disk, recoveryKey string) error {
 	return h.settle(ctx)
 }
 
-// RemovePartitions deletes partitions that an interrupted first boot left.
-func (h Host) RemovePartitions(ctx context.Context, disk string, numbers ...int) error {
+// Remove deletes partitions that an interrupted first boot or a factory reset left.
+func (h hostTable) Remove(ctx context.Context, disk string, numbers ...int) error {
 	args := []string{"--no-reread", "--force", "--delete", disk}
 	for _, number := range numbers {
 		args = append(args, strconv.Itoa(number))

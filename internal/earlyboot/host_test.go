@@ -93,6 +93,8 @@ func sysfs(t *testing.T, dir string) {
 			link(t, "../../devices/"+disk+"/"+disk+number, dir+"/sys/class/block/"+disk+number)
 		}
 		write(t, dir+"/sys/devices/"+disk+"/queue/rotational", "0\n")
+		write(t, dir+"/sys/devices/"+disk+"/size", "41943040\n")
+		write(t, dir+"/sys/devices/"+disk+"/ro", "0\n")
 		write(t, dir+"/dev/"+disk+"p1", "")
 	}
 	link(t, "../../nvme1n1p1", dir+"/dev/disk/by-partuuid/"+strings.ToLower(espID))
@@ -108,7 +110,7 @@ func TestSystemDisk_TwoDisksAlike_TakesTheOneThatWasBooted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Disk{Path: "/dev/nvme1n1", Partitions: map[int]string{1: "/dev/nvme1n1p1", 2: "/dev/nvme1n1p2", 10: "/dev/nvme1n1p10"}}
+	want := Disk{Path: "/dev/nvme1n1", Medium: "/dev/nvme1n1", Size: 20 << 30, Partitions: map[int]string{1: "/dev/nvme1n1p1", 2: "/dev/nvme1n1p2", 10: "/dev/nvme1n1p10"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -136,19 +138,22 @@ func TestSystemDisk_NothingToGoBy_SaysWhat(t *testing.T) {
 
 // Names of old RAID controllers have a slash, which sysfs writes as "!".
 func TestDiskOf_NameWithSlash_IsTheDeviceNode(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir+"/devices/cciss!c0d0/cciss!c0d0p1/partition", "1\n")
-	link(t, "../../devices/cciss!c0d0/cciss!c0d0p1", dir+"/class/block/cciss!c0d0p1")
-	got, err := diskOf(dir+"/class/block", "cciss!c0d0p1")
+	host, dir, _ := testHost(t, healthy)
+	disk := dir + "/sys/devices/cciss!c0d0"
+	write(t, disk+"/cciss!c0d0p1/partition", "1\n")
+	write(t, disk+"/size", "8\n")
+	write(t, disk+"/ro", "1\n")
+	link(t, "../../devices/cciss!c0d0/cciss!c0d0p1", dir+"/sys/class/block/cciss!c0d0p1")
+	got, err := host.diskOf("cciss!c0d0p1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Disk{Path: "/dev/cciss/c0d0", Partitions: map[int]string{1: "/dev/cciss/c0d0p1"}}
+	want := Disk{Path: "/dev/cciss/c0d0", Medium: "/dev/cciss/c0d0", Size: 4096, ReadOnly: true, Partitions: map[int]string{1: "/dev/cciss/c0d0p1"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	write(t, dir+"/devices/cciss!c0d0/cciss!c0d0p2/partition", "two\n")
-	if _, err := diskOf(dir+"/class/block", "cciss!c0d0p1"); err == nil {
+	write(t, disk+"/cciss!c0d0p2/partition", "two\n")
+	if _, err := host.diskOf("cciss!c0d0p1"); err == nil {
 		t.Error("a partition without a number was accepted")
 	}
 }
@@ -306,7 +311,7 @@ func TestPartition_Key_GoesByFileAndIsGoneAfterwards(t *testing.T) {
 		}
 		return run.Result{}, nil
 	})
-	if err := host.Partition(t.Context(), "/dev/vda", "hunter2"); err != nil {
+	if err := host.Table().Make(t.Context(), "/dev/vda", PartitionOptions{RecoveryKey: "hunter2"}); err != nil {
 		t.Fatal(err)
 	}
 	if key != "hunter2" || mode != 0o400 {

@@ -22,15 +22,24 @@ type world struct {
 	volumeKey string            // the recovery key that the root volume was made with
 	files     map[string]string // of the root volume
 	install   bool
+	seed      string
 	seedErr   error
+	esp       map[string]string
+	espErr    error
+	size      int64
+	readOnly  bool
 
 	// The machine.
-	firmwareChanged bool  // the TPM refuses whatever PCR 15 is
+	firmwareChanged bool // the TPM refuses whatever PCR 15 is
+	platform        earlyboot.Platform
+	tpm             string
+	tpmErr          error
 	unlockErr       error // the volume opens, and something else is wrong
 	repartMakes     []int
 
 	// One boot.
 	extended, mounted, temporary bool
+	espMounted, emulated         bool
 	tpmOpens                     int
 	left                         int // changes until the power goes; negative for never
 	calls                        []string
@@ -38,12 +47,14 @@ type world struct {
 }
 
 func medium() *world {
-	return &world{parts: map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true}, repartMakes: []int{6, 7, 8, 9, 10, 11}}
+	return &world{parts: map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true}, repartMakes: []int{6, 7, 8, 9, 10, 11},
+		platform: earlyboot.Platform{SecureBoot: true, TPM: true}, tpm: "bound", esp: map[string]string{}, size: 20 << 30}
 }
 
 // boot starts the machine; the power goes after cut changes, or never.
 func (w *world) boot(cut int) (bootinfo.Info, error) {
 	w.extended, w.mounted, w.temporary, w.tpmOpens = false, false, false, 0
+	w.espMounted, w.emulated = false, false
 	w.left, w.calls, w.said = cut, nil, nil
 	keys := earlyboot.Keys{
 		RecoveryKey: func() (string, error) { return "the recovery key", nil },
@@ -63,7 +74,7 @@ func (w *world) change(format string, args ...any) error {
 }
 
 func (w *world) SystemDisk(context.Context) (earlyboot.Disk, error) {
-	disk := earlyboot.Disk{Path: "/dev/vda", Partitions: map[int]string{}}
+	disk := earlyboot.Disk{Path: "/dev/vda", Medium: "/dev/vda", Partitions: map[int]string{}, Size: w.size, ReadOnly: w.readOnly}
 	for number := range w.parts {
 		disk.Partitions[number] = fmt.Sprintf("/dev/vda%d", number)
 	}
@@ -80,18 +91,26 @@ func (w *world) HasInstallSeed(_ context.Context, device string, media bool) (bo
 	return w.install, w.seedErr
 }
 
-func (w *world) Partition(_ context.Context, disk, key string) error {
-	if err := w.change("partition %s", disk); err != nil {
+func (w *world) Table() earlyboot.Table { return worldTable{w} }
+
+type worldTable struct{ *world }
+
+func (w worldTable) Make(_ context.Context, disk string, o earlyboot.PartitionOptions) error {
+	what := "partition %s"
+	if o.BindPrograms {
+		what += " and bind programs"
+	}
+	if err := w.change(what, disk); err != nil {
 		return err
 	}
 	for _, number := range w.repartMakes {
 		w.parts[number] = true
 	}
-	w.volumeKey, w.files = key, map[string]string{}
+	w.volumeKey, w.files = o.RecoveryKey, map[string]string{}
 	return nil
 }
 
-func (w *world) RemovePartitions(_ context.Context, disk string, numbers ...int) error {
+func (w worldTable) Remove(_ context.Context, disk string, numbers ...int) error {
 	if w.mounted {
 		return errors.New("the root volume is in use")
 	}
@@ -114,7 +133,7 @@ func (w *world) Unlock(_ context.Context, device string, ask bool) error {
 	if err := w.change("unlock %s ask=%t", device, ask); err != nil {
 		return err
 	}
-	if !ask && (w.firmwareChanged || w.extended) {
+	if !ask && (w.firmwareChanged || w.extended || !w.platform.TPM && !w.emulated) {
 		return fmt.Errorf("%w: the policy is not met", earlyboot.ErrLocked)
 	}
 	if !ask {

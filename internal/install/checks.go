@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/layout"
 )
 
@@ -47,10 +48,15 @@ var machineRules = []rule{
 			"the machine was not started by UEFI firmware",
 			"switch legacy boot (CSM) off in the firmware's setup")
 	}},
+	{"neither", func(m Machine) *Problem {
+		return when(m.UEFI && !m.SecureBoot && !m.TPMPresent, "firmware",
+			"the machine has neither a TPM 2.0 nor Secure Boot, and nothing would protect its disk",
+			"switch both on in the firmware's setup; one of them is needed at least")
+	}},
 	{"tpm", func(m Machine) *Problem {
-		return when(!m.TPMPresent, "TPM",
+		return when(!m.TPMPresent && !m.TPMEmulated && !m.without().MissingTPM && !m.neither(), "TPM",
 			"no TPM was found",
-			"switch the TPM on in the firmware's setup, or give the virtual machine one")
+			"switch the TPM on in the firmware's setup, or give the virtual machine one; security.missing_tpm in the install seed installs without, and the disk is then protected from nobody who has it")
 	}},
 	{"tpm-version", func(m Machine) *Problem {
 		return when(m.TPMPresent && m.TPMVersion == 1, "TPM",
@@ -63,14 +69,14 @@ var machineRules = []rule{
 			"leave audit mode in the firmware's setup")
 	}},
 	{RuleSetupMode, func(m Machine) *Problem {
-		return when(m.UEFI && !m.SecureBoot && m.SetupMode, "Secure Boot",
+		return when(m.needsSecureBoot() && m.SetupMode, "Secure Boot",
 			"the firmware has no keys",
 			"start the medium once more: its boot loader enrols them; if that does not help, enrol the files under keys on the medium by hand")
 	}},
 	{RuleSecureBoot, func(m Machine) *Problem {
-		return when(m.UEFI && !m.SecureBoot && !m.SetupMode, "Secure Boot",
+		return when(m.needsSecureBoot() && !m.SetupMode, "Secure Boot",
 			"it is off",
-			"switch it on in the firmware's setup, with its keys reset to setup mode")
+			"switch it on in the firmware's setup, with its keys reset to setup mode; security.missing_secure_boot in the install seed installs without")
 	}},
 }
 
@@ -79,6 +85,41 @@ const (
 	RuleSecureBoot = "secure-boot"
 	RuleSetupMode  = "setup-mode"
 )
+
+// without is what the seed asks to be installed without.
+func (m Machine) without() seed.InstallSecurity {
+	if m.Install == nil || m.Install.Security == nil {
+		return seed.InstallSecurity{}
+	}
+	return *m.Install.Security
+}
+
+// neither is said once, and not as two things besides.
+func (m Machine) neither() bool { return m.UEFI && !m.SecureBoot && !m.TPMPresent }
+
+func (m Machine) needsSecureBoot() bool {
+	return m.UEFI && !m.SecureBoot && !m.without().MissingSecureBoot && !m.neither()
+}
+
+// Marks of a target on its ESP: what it was installed without. Early boot looks for them.
+const (
+	MarkNoTPM        = "holdfast/missing-tpm"
+	MarkNoSecureBoot = "holdfast/missing-secure-boot"
+)
+
+// Degraded gives what a machine that was checked is installed without: the marks for the
+// target, and a warning for whoever stands before it. Both are empty for a whole machine.
+func Degraded(m Machine) (marks, warnings []string) {
+	if m.without().MissingTPM && !m.TPMPresent {
+		marks = append(marks, MarkNoTPM)
+		warnings = append(warnings, "WARNING: this machine has no TPM. One will be emulated, and its secrets lie unencrypted on the disk: who has the disk can read it. The node will always be shown as not trusted.")
+	}
+	if m.without().MissingSecureBoot && !m.SecureBoot {
+		marks = append(marks, MarkNoSecureBoot)
+		warnings = append(warnings, "WARNING: Secure Boot is off. Any program can be started on this machine. The node will always be shown as not trusted.")
+	}
+	return marks, warnings
+}
 
 // seedRules hold when the seed asks for an installation.
 var seedRules = []rule{
@@ -89,16 +130,16 @@ var seedRules = []rule{
 			"ask for at most one of them")
 	}},
 	{"degraded-tpm", func(m Machine) *Problem {
-		s := m.Install.Security
-		return when(s != nil && s.MissingTPM && !s.MissingSecureBoot, "seed install, security.missing_tpm",
-			"running without a TPM is not supported yet",
-			"take the field out and use a machine with a TPM 2.0")
+		w := m.without()
+		return when(w.MissingTPM && !w.MissingSecureBoot && m.TPMPresent, "seed install, security.missing_tpm",
+			"the machine has a TPM, which would be left unused",
+			"take the field out")
 	}},
 	{"degraded-secure-boot", func(m Machine) *Problem {
-		s := m.Install.Security
-		return when(s != nil && s.MissingSecureBoot && !s.MissingTPM, "seed install, security.missing_secure_boot",
-			"running without Secure Boot is not supported yet",
-			"take the field out and switch Secure Boot on")
+		w := m.without()
+		return when(w.MissingSecureBoot && !w.MissingTPM && m.SecureBoot, "seed install, security.missing_secure_boot",
+			"Secure Boot is on, which would be given up",
+			"take the field out")
 	}},
 	{"applications", func(m Machine) *Problem {
 		return when(m.NoApplications, "seed applications",
@@ -117,6 +158,10 @@ var targetRules = []struct {
 	name  string
 	check func(Machine, Disk) *Problem
 }{
+	{"target-unreadable", func(_ Machine, d Disk) *Problem {
+		return when(d.Unreadable != "", d.Path, "the disk cannot be read: "+d.Unreadable,
+			"replace the disk, or choose another one with target in the install seed")
+	}},
 	{"target-read-only", func(_ Machine, d Disk) *Problem {
 		return when(d.ReadOnly, d.Path, "the disk is read-only", "take its write protection off")
 	}},

@@ -52,29 +52,58 @@ func TestCheck_OneThingWrong_NamesItsRule(t *testing.T) {
 		"both degraded": {func(m *Machine) {
 			m.Install.Security = &seed.InstallSecurity{MissingTPM: true, MissingSecureBoot: true}
 		}, []string{"degraded-both"}},
-		"degraded TPM": {func(m *Machine) { m.Install.Security = &seed.InstallSecurity{MissingTPM: true} }, []string{"degraded-tpm"}},
-		"degraded Secure Boot": {func(m *Machine) { m.Install.Security = &seed.InstallSecurity{MissingSecureBoot: true} },
+		"neither": {func(m *Machine) { m.SecureBoot, m.TPMPresent, m.TPMVersion = false, false, 0 }, []string{"neither"}},
+		"neither, one asked for": {func(m *Machine) {
+			m.SecureBoot, m.TPMPresent, m.TPMVersion = false, false, 0
+			m.Install.Security = &seed.InstallSecurity{MissingTPM: true}
+		}, []string{"neither"}},
+		"without TPM, and there is one": {func(m *Machine) { m.Install.Security = &seed.InstallSecurity{MissingTPM: true} }, []string{"degraded-tpm"}},
+		"without TPM, as asked for": {func(m *Machine) {
+			m.TPMPresent, m.TPMVersion = false, 0
+			m.Install.Security = &seed.InstallSecurity{MissingTPM: true}
+		}, nil},
+		"without Secure Boot, and it is on": {func(m *Machine) { m.Install.Security = &seed.InstallSecurity{MissingSecureBoot: true} },
 			[]string{"degraded-secure-boot"}},
-		"no application":  {func(m *Machine) { m.NoApplications = true }, []string{"applications"}},
-		"another medium":  {func(m *Machine) { m.Medium.Parts[1].Start++ }, []string{"medium"}},
-		"medium left":     {func(m *Machine) { m.InstallComplete = true; m.Disks = held(installed) }, []string{"medium-left"}},
-		"read-only":       {func(m *Machine) { m.Disks[1].ReadOnly = true }, []string{"target-read-only"}},
-		"in use":          {func(m *Machine) { m.Disks[1].InUse = true }, []string{"target-in-use"}},
-		"one byte short":  {func(m *Machine) { m.Disks[1].Size = 20*gib - 1 }, []string{"target-size"}},
-		"just enough":     {func(m *Machine) { m.Disks[1].Size = 20 * gib }, nil},
-		"large sectors":   {func(m *Machine) { m.Disks[1].Sector = 4096 }, []string{"target-sector"}},
-		"large both":      {func(m *Machine) { m.Disks[1].Sector = 4096; m.Medium.ESPSector = 4096 }, nil},
-		"no target":       {func(m *Machine) { m.Disks = []Disk{stick} }, []string{"target-none"}},
-		"several targets": {func(m *Machine) { m.Disks = append(m.Disks, big) }, []string{"target-several"}},
-		"old table":       {func(m *Machine) { m.Disks = held(Content{Table: ValidTable}) }, []string{"target-occupied"}},
+		"without Secure Boot, as asked for": {func(m *Machine) {
+			m.SecureBoot, m.Install.Security = false, &seed.InstallSecurity{MissingSecureBoot: true}
+		}, nil},
+		"without Secure Boot, keys missing": {func(m *Machine) {
+			m.SecureBoot, m.SetupMode, m.Install.Security = false, true, &seed.InstallSecurity{MissingSecureBoot: true}
+		}, nil},
+		"without what is there, the other missing": {func(m *Machine) {
+			m.SecureBoot, m.Install.Security = false, &seed.InstallSecurity{MissingTPM: true}
+		}, []string{"secure-boot", "degraded-tpm"}},
+		"audit mode, asked for without": {func(m *Machine) {
+			m.SecureBoot, m.AuditMode, m.Install.Security = false, true, &seed.InstallSecurity{MissingSecureBoot: true}
+		}, []string{"audit-mode"}},
+		"cannot be read": {func(m *Machine) { m.Disks[1].Unreadable = "input/output error" }, []string{"target-unreadable"}},
+		"one of two cannot be read": {func(m *Machine) {
+			broken := big
+			broken.Unreadable = "input/output error"
+			m.Disks = append(m.Disks, broken)
+		}, []string{"target-several"}},
+		"rest of a table":                 {func(m *Machine) { m.Disks = held(Content{Signatures: []string{"PMBR"}}) }, []string{"target-occupied"}},
+		"cut while the table was written": {func(m *Machine) { m.Disks = held(Content{Mark: espGUID, Signatures: []string{"PMBR"}}) }, nil},
+		"no application":                  {func(m *Machine) { m.NoApplications = true }, []string{"applications"}},
+		"another medium":                  {func(m *Machine) { m.Medium.Parts[1].Start++ }, []string{"medium"}},
+		"medium left":                     {func(m *Machine) { m.InstallComplete = true; m.Disks = held(installed) }, []string{"medium-left"}},
+		"read-only":                       {func(m *Machine) { m.Disks[1].ReadOnly = true }, []string{"target-read-only"}},
+		"in use":                          {func(m *Machine) { m.Disks[1].InUse = true }, []string{"target-in-use"}},
+		"one byte short":                  {func(m *Machine) { m.Disks[1].Size = 20*gib - 1 }, []string{"target-size"}},
+		"just enough":                     {func(m *Machine) { m.Disks[1].Size = 20 * gib }, nil},
+		"large sectors":                   {func(m *Machine) { m.Disks[1].Sector = 4096 }, []string{"target-sector"}},
+		"large both":                      {func(m *Machine) { m.Disks[1].Sector = 4096; m.Medium.ESPSector = 4096 }, nil},
+		"no target":                       {func(m *Machine) { m.Disks = []Disk{stick} }, []string{"target-none"}},
+		"several targets":                 {func(m *Machine) { m.Disks = append(m.Disks, big) }, []string{"target-several"}},
+		"old table":                       {func(m *Machine) { m.Disks = held(Content{Table: ValidTable}) }, []string{"target-occupied"}},
 		"old table, backup alone": {func(m *Machine) { m.Disks = held(Content{Table: DamagedTable}) },
 			[]string{"target-occupied"}},
-		"file system":         {func(m *Machine) { m.Disks = held(Content{Signature: "ext4"}) }, []string{"target-occupied"}},
+		"file system":         {func(m *Machine) { m.Disks = held(Content{Signatures: []string{"ext4"}}) }, []string{"target-occupied"}},
 		"old table, forced":   {func(m *Machine) { m.Disks = held(Content{Table: ValidTable}); m.Install.ForceInstall = true }, nil},
 		"older release":       {func(m *Machine) { m.Disks = held(older); m.Install.ForceInstall = true }, nil},
 		"cut installation":    {func(m *Machine) { m.Disks = held(cut) }, nil},
 		"cut before a table":  {func(m *Machine) { m.Disks = held(Content{Mark: espGUID}) }, nil},
-		"mark under new data": {func(m *Machine) { m.Disks = held(Content{Mark: espGUID, Signature: "xfs"}) }, []string{"target-occupied"}},
+		"mark under new data": {func(m *Machine) { m.Disks = held(Content{Mark: espGUID, Signatures: []string{"xfs"}}) }, []string{"target-occupied"}},
 		"mark of another table": {func(m *Machine) { m.Disks = held(Content{Mark: "x", Table: ValidTable, Parts: cut.Parts}) },
 			[]string{"target-occupied"}},
 		"marked disk that has lived": {func(m *Machine) {
@@ -113,9 +142,44 @@ func TestCheck_OneThingWrong_NamesItsRule(t *testing.T) {
 func TestCheck_NoRequestToInstall_LooksAtTheMachineAlone(t *testing.T) {
 	_, problems := Check(Machine{UEFI: true, SecureBoot: true})
 	want := Problems{{Rule: "tpm", Where: "TPM", What: "no TPM was found",
-		Do: "switch the TPM on in the firmware's setup, or give the virtual machine one"}}
+		Do: "switch the TPM on in the firmware's setup, or give the virtual machine one; security.missing_tpm in the install seed installs without, and the disk is then protected from nobody who has it"}}
 	if diff := cmp.Diff(want, problems); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A node that was installed to emulate its TPM is no machine without one.
+func TestCheck_NodeWithAnEmulatedTPM_IsInOrder(t *testing.T) {
+	if _, problems := Check(Machine{UEFI: true, SecureBoot: true, TPMEmulated: true}); problems != nil {
+		t.Error(problems)
+	}
+}
+
+// What is missing is told on the screen and left on the target, and nothing else is.
+func TestDegraded_WhatIsMissing_IsMarkedAndSaid(t *testing.T) {
+	type answer struct {
+		Marks    []string
+		Warnings int
+	}
+	for name, test := range map[string]struct {
+		change func(*Machine)
+		want   answer
+	}{
+		"whole": {func(*Machine) {}, answer{}},
+		"no TPM": {func(m *Machine) {
+			m.TPMPresent, m.Install.Security = false, &seed.InstallSecurity{MissingTPM: true}
+		}, answer{[]string{"holdfast/missing-tpm"}, 1}},
+		"no Secure Boot": {func(m *Machine) {
+			m.SecureBoot, m.Install.Security = false, &seed.InstallSecurity{MissingSecureBoot: true}
+		}, answer{[]string{"holdfast/missing-secure-boot"}, 1}},
+		"no request": {func(m *Machine) { m.TPMPresent, m.Install = false, nil }, answer{}},
+	} {
+		machine := goodMachine()
+		test.change(&machine)
+		marks, warnings := Degraded(machine)
+		if diff := cmp.Diff(test.want, answer{marks, len(warnings)}); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@
 //	zero, copy  the contents of partitions 1 to 5; no table says that they are there.
 //	            Only what the medium's file systems use is copied (Used)
 //	table       the commit: from here on the disk can be started
+//	mark        files on the ESP for what the machine was installed without, if anything
 //	firmware    boot entry and the note "installed" in a firmware variable
 //	unmark      the mark goes
 //
@@ -21,6 +22,7 @@
 package install
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/holdfast-os/holdfast/api/seed"
@@ -37,6 +39,9 @@ type Machine struct {
 	TPMPresent bool
 	// TPMVersion is the major version, 1 or 2; 0 when unknown.
 	TPMVersion int
+	// TPMEmulated is true on a node that serves a TPM of its own, as its installation was
+	// allowed to.
+	TPMEmulated bool
 	// InstallComplete is the note that an earlier installation left in the firmware.
 	InstallComplete bool
 	// Install is the seed's request. Without it the machine runs from where it is,
@@ -91,6 +96,8 @@ type Disk struct {
 	ReadOnly   bool
 	// InUse is true when something on it is mounted or claimed.
 	InUse bool
+	// Unreadable says why the content cannot be read; empty when it was.
+	Unreadable string
 	// Members are the disks that make up a multipath device.
 	Members []string
 	Content Content
@@ -125,8 +132,10 @@ const (
 type Content struct {
 	Table TableState
 	Parts []Part
-	// Signature is the file system or other table on the whole disk; empty for none.
-	Signature string
+	// Signatures are the file systems, tables and members of larger volumes that are
+	// recognised on the whole disk, as "zfs_member", sorted. What a GUID partition table
+	// is recognised by is not among them while the table stands.
+	Signatures []string
 	// Mark is the GUID in the mark of an unfinished installation; empty for none.
 	Mark string
 }
@@ -138,7 +147,7 @@ func (c Content) Unfinished() bool {
 		return false
 	}
 	if c.Table == NoTable {
-		return c.Signature == "" || c.Signature == "gpt"
+		return len(c.foreign()) == 0
 	}
 	same := false
 	for _, p := range c.Parts {
@@ -159,10 +168,15 @@ func (c Content) Occupied() string {
 		return "a damaged partition table whose backup is good"
 	case c.Table == ValidTable:
 		return "a partition table"
-	case c.Signature != "" && c.Signature != "gpt": // a table that is gone may still be remembered
-		return "data (" + c.Signature + ")"
+	case len(c.Signatures) > 0:
+		return "data (" + strings.Join(c.Signatures, ", ") + ")"
 	}
 	return ""
+}
+
+// foreign are the signatures that are not a rest of a table.
+func (c Content) foreign() []string {
+	return slices.DeleteFunc(slices.Clone(c.Signatures), func(s string) bool { return s == "gpt" || s == "PMBR" })
 }
 
 // Installed gives the value that confirms the loss of an installation of this very

@@ -19,6 +19,7 @@ const (
 	Sync      Action = "sync"       // make everything durable
 	WriteTab  Action = "table"      // write the partition table: the commit
 	Reread    Action = "reread"     // let the kernel take the table up, and read it back
+	MarkESP   Action = "mark"       // note on the ESP what the machine is installed without
 	BootEntry Action = "boot-entry" // put the disk first in the firmware's boot order
 	Complete  Action = "complete"   // note in the firmware that the machine is installed
 	Unmark    Action = "unmark"     // remove the mark of an unfinished installation
@@ -79,6 +80,7 @@ var words = map[Action]string{
 	Sync:      "waiting until the disk has written everything",
 	WriteTab:  "writing the partition table; from here on the disk can be started",
 	Reread:    "reading the partition table back",
+	MarkESP:   "noting on the disk what this machine is installed without",
 	BootEntry: "putting the disk first in the firmware's boot order",
 	Complete:  "noting in the firmware that the machine is installed",
 	Unmark:    "removing the mark of an unfinished installation",
@@ -118,6 +120,8 @@ type Plan struct {
 	// ESP is the new ESP's unique GUID; the mark holds it too.
 	ESP    string
 	Loader Loader
+	// Marks are the files that early boot looks for on the ESP; see Degraded.
+	Marks []string
 	// Seed is the tar for the target's seed partition. It may hold secrets.
 	Seed []byte `json:"-"`
 	// Restart leaves without waiting for the medium to be removed.
@@ -146,6 +150,8 @@ type Input struct {
 	Used map[int][]Range
 	// Forget is true when an earlier installation left its note in the firmware.
 	Forget bool
+	// Marks are what the machine is installed without; see Degraded.
+	Marks []string
 	// Seed is the tar for the target: without the request to install.
 	Seed []byte
 	// Restart leaves without waiting for the medium to be removed; default false.
@@ -194,8 +200,8 @@ func NewPlan(in Input) (Plan, error) {
 	esp := table[layout.ESP-1]
 	return Plan{
 		Medium: in.Medium.Path, Target: in.Target.Path, TargetSize: in.Target.Size,
-		Steps: steps(table, in.Medium.Version, int64(len(in.Seed)), in.Forget, in.Used),
-		Table: script, ESP: guids[layout.ESP], Seed: in.Seed, Restart: in.Restart,
+		Steps: steps(table, in),
+		Marks: in.Marks, Table: script, ESP: guids[layout.ESP], Seed: in.Seed, Restart: in.Restart,
 		Loader: Loader{Label: layout.Name, Partition: layout.ESP, Start: esp.Start / in.Target.Sector,
 			Size: esp.Size / in.Target.Sector, GUID: guids[layout.ESP], Path: loaders[in.Arch]},
 	}, nil
@@ -203,14 +209,14 @@ func NewPlan(in Input) (Plan, error) {
 
 // steps lists what is done with a table. What a first boot or an update will fill
 // later only loses its first bytes, where a left-over signature would be found.
-func steps(table []layout.Partition, version string, seedSize int64, forget bool, used map[int][]Range) []Step {
+func steps(table []layout.Partition, in Input) []Step {
 	var list []Step
-	if forget {
+	if in.Forget {
 		list = append(list, Step{Action: Forget})
 	}
 	list = append(list, Step{Action: Wipe})
 	for _, p := range table {
-		name := layout.SlotLabel(p, version)
+		name := layout.SlotLabel(p, in.Medium.Version)
 		if p.Number > layout.UsrA {
 			size := int64(layout.MiB)
 			if p.Size > 0 {
@@ -221,13 +227,15 @@ func steps(table []layout.Partition, version string, seedSize int64, forget bool
 		}
 		list = append(list, Step{Action: Zero, Name: name, Offset: p.Start, Size: p.Size})
 		if p.Number == layout.Seed {
-			list = append(list, Step{Action: WriteSeed, Name: name, Offset: p.Start, Size: seedSize})
+			list = append(list, Step{Action: WriteSeed, Name: name, Offset: p.Start, Size: int64(len(in.Seed))})
 			continue
 		}
-		list = append(list, Step{Action: Copy, Name: name, Offset: p.Start, Size: p.Size, Used: used[p.Number]})
+		list = append(list, Step{Action: Copy, Name: name, Offset: p.Start, Size: p.Size, Used: in.Used[p.Number]})
 	}
-	for _, action := range []Action{Sync, WriteTab, Reread, BootEntry, Complete, Unmark, Leave} {
-		list = append(list, Step{Action: action})
+	for _, action := range []Action{Sync, WriteTab, Reread, MarkESP, BootEntry, Complete, Unmark, Leave} {
+		if action != MarkESP || len(in.Marks) > 0 {
+			list = append(list, Step{Action: action})
+		}
 	}
 	return list
 }

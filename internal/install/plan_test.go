@@ -93,6 +93,28 @@ func TestNewPlan_EarlierInstallation_IsForgottenFirst(t *testing.T) {
 	}
 }
 
+// The disk can be started once its table is there: what it may do without is noted at once.
+func TestNewPlan_MachineWithoutTPM_MarksTheTargetBehindTheTable(t *testing.T) {
+	plan, err := NewPlan(Input{Arch: "x86_64", Medium: goodMedium(), Target: small, Marks: []string{MarkNoTPM}, NewGUID: counter()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []Action
+	for _, step := range plan.Steps[len(plan.Steps)-7:] {
+		got = append(got, step.Action)
+	}
+	if diff := cmp.Diff([]Action{WriteTab, Reread, MarkESP, BootEntry, Complete, Unmark, Leave}, got); diff != "" {
+		t.Error(diff)
+	}
+	env := newEnv(0)
+	if err := Run(t.Context(), smallPlan(t), env, Observer{}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"holdfast/missing-tpm"}, env.marks); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestNewPlan_SeedLargerThanItsPartition_IsRefused(t *testing.T) {
 	_, err := NewPlan(Input{Arch: "x86_64", Medium: goodMedium(), Target: small, Seed: make([]byte, 100<<20+1), NewGUID: counter()})
 	if err == nil {

@@ -38,8 +38,10 @@ type Env interface {
 	Platform() Platform
 }
 
-// Platform is the machine around the disk.
+// Platform is the machine around the disk, and how it will start from it.
 type Platform interface {
+	// MarkESP makes files on the ESP of the target, whose table the kernel has taken up.
+	MarkESP(ctx context.Context, names []string) error
 	// SetInstallComplete sets or clears the note that the machine is installed.
 	SetInstallComplete(complete bool) error
 	// SetBootEntry puts the loader first in the boot order.
@@ -105,6 +107,8 @@ func do(ctx context.Context, plan Plan, step Step, env Env, watch Observer) erro
 			err = fmt.Errorf("the table that was read back has the ESP %q, want %q", esp, plan.ESP)
 		}
 		return err
+	case MarkESP:
+		return env.Platform().MarkESP(ctx, plan.Marks)
 	case BootEntry:
 		watch.tolerate("making the firmware's boot entry; the firmware will look for the disk by itself", env.Platform().SetBootEntry(plan.Loader))
 		return nil

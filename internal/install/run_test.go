@@ -89,6 +89,7 @@ type memEnv struct {
 	complete bool
 	loader   Loader
 	left     bool
+	marks    []string
 	deaf     error // what the firmware answers
 }
 
@@ -104,8 +105,9 @@ func (e *memEnv) SetInstallComplete(c bool) error {
 	}
 	return e.deaf
 }
-func (e *memEnv) SetBootEntry(l Loader) error       { e.loader = l; return e.deaf }
-func (e *memEnv) Leave(context.Context, bool) error { e.left = true; return nil }
+func (e *memEnv) MarkESP(_ context.Context, names []string) error { e.marks = names; return nil }
+func (e *memEnv) SetBootEntry(l Loader) error                     { e.loader = l; return e.deaf }
+func (e *memEnv) Leave(context.Context, bool) error               { e.left = true; return nil }
 func (e *memEnv) WriteTable(_ context.Context, script string) error {
 	for _, offset := range []int64{memSize - 1024, 512} { // backup first, as sfdisk does
 		if _, err := e.disk.WriteAt([]byte(script), offset); err != nil {
@@ -154,8 +156,8 @@ func usedPlan(t *testing.T, used map[int][]Range) Plan {
 	for i := range table {
 		table[i].Start, table[i].Size = 2<<20+int64(i)*(128<<10), 128<<10
 	}
-	tar := []byte("a seed without a request to install")
-	return Plan{Target: "/dev/vda", TargetSize: memSize, Steps: steps(table, "202611220104", int64(len(tar)), false, used),
+	tar, marks := []byte("a seed without a request to install"), []string{MarkNoTPM}
+	return Plan{Target: "/dev/vda", TargetSize: memSize, Marks: marks, Steps: steps(table, Input{Medium: Medium{Version: "202611220104"}, Seed: tar, Used: used, Marks: marks}),
 		Table: "TABLE " + espGUID, ESP: espGUID, Seed: tar, Loader: Loader{Label: "Holdfast", GUID: espGUID}}
 }
 
@@ -241,7 +243,7 @@ func TestRun_CutBeforeStep_DiskIsStartableOnlyFromTheTableOn(t *testing.T) {
 		if err := Run(context.Background(), part, env, Observer{}); err != nil {
 			t.Fatal(err)
 		}
-		want := step.Action == Reread || step.Action == BootEntry || step.Action == Complete || step.Action == Unmark || step.Action == Leave
+		want := step.Action == Reread || step.Action == MarkESP || step.Action == BootEntry || step.Action == Complete || step.Action == Unmark || step.Action == Leave
 		if got := env.content().Table == ValidTable; got != want {
 			t.Errorf("cut before %s: startable is %t, want %t", step, got, want)
 		}

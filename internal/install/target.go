@@ -28,10 +28,16 @@ func Candidates(disks []Disk, medium string) (candidates []Disk, ignored []strin
 	for _, disk := range sorted {
 		reason := unfit(disk, medium)
 		if reason == "" {
-			if other, seen := byID[disk.IDs[0]]; seen {
-				reason = "the same disk as " + other
+			for _, id := range disk.IDs {
+				if other, seen := byID[id]; seen {
+					reason = "the same disk as " + other
+				}
 			}
-			byID[disk.IDs[0]] = disk.Path
+		}
+		if reason == "" {
+			for _, id := range disk.IDs {
+				byID[id] = disk.Path
+			}
 		}
 		if reason != "" {
 			ignored = append(ignored, disk.Path+": "+reason)

@@ -18,7 +18,7 @@ var (
 	noName = Disk{Path: "/dev/vdb", Size: 50 * gib, Sector: 512, Kind: Virtual}
 	remote = Disk{Path: "/dev/sdc", IDs: []string{"usb-AMI_Virtual_HDisk0"}, Size: 50 * gib, Kind: SCSI}
 	cd     = Disk{Path: "/dev/sr0", IDs: []string{"ata-DVD"}, Size: 4 * gib, Kind: Other}
-	twin   = Disk{Path: "/dev/sdd", IDs: []string{"ata-Big_7"}, Size: 4000 * gib, Kind: SCSI}
+	twin   = Disk{Path: "/dev/sdd", IDs: []string{"ata-Other", "wwn-0x5000"}, Size: 4000 * gib, Kind: SCSI}
 	paths  = Disk{Path: "/dev/mapper/mpatha", IDs: []string{"dm-name-mpatha"}, Size: 50 * gib, Kind: SCSI, Members: []string{"/dev/sda", "/dev/sdf"}}
 )
 

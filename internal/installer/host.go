@@ -1,18 +1,22 @@
 package installer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-os/holdfast/internal/install"
+	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
+	"github.com/holdfast-os/holdfast/internal/system/espdir"
 )
 
 // Host is this machine as install.Env, with one medium and one target open. Both
@@ -101,7 +105,9 @@ func (h *Host) Reread(ctx context.Context) (string, error) {
 }
 
 // Platform is the firmware and the way out.
-func (h *Host) Platform() install.Platform { return platform{h.options, h.medium.Name()} }
+func (h *Host) Platform() install.Platform {
+	return platform{h.options, cmp.Or(h.options.Medium, h.medium.Name()), h.target.f.Name()}
+}
 
 // targetFile is a disk or a file as install.TargetDisk.
 type targetFile struct{ f *os.File }
@@ -117,6 +123,23 @@ func (t targetFile) Zero(ctx context.Context, offset, length int64) error {
 type platform struct {
 	options Options
 	medium  string
+	target  string
+}
+
+// MarkESP mounts the target's ESP for as long as it takes.
+func (p platform) MarkESP(ctx context.Context, names []string) error {
+	esp, err := p.options.devices().PartitionNode(ctx, p.target, layout.ESP)
+	if err != nil {
+		return err
+	}
+	return espdir.With(esp, filepath.Join(p.options.Root, "run/holdfast/target-esp"), func(dir espdir.Dir) error {
+		for _, name := range names {
+			if err := dir.Write(name, []byte("1\n")); err != nil {
+				return fmt.Errorf("writing %s to the ESP %s: %w", name, esp, err)
+			}
+		}
+		return nil
+	})
 }
 
 func (p platform) SetInstallComplete(complete bool) error {

@@ -15,12 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
+	"time"
 
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
@@ -29,6 +28,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/internal/system/tpm"
 )
 
 // Levels of what is said on the console.
@@ -47,6 +47,9 @@ type Options struct {
 	External *seed.Set
 	// SourceDisk is the whole disk that the machine was started from, as "/dev/sda" or "/dev/sr0".
 	SourceDisk string
+	// Medium is what a person takes out in the end; default SourceDisk. A CD is read through
+	// another device.
+	Medium string
 	// Version is the release on it: 12 digits.
 	Version string
 	// Arch is "x86_64" or "aarch64"; default that of this program.
@@ -59,6 +62,9 @@ type Options struct {
 	Runner run.Runner
 	// Root is the directory that holds dev and sys; default "/".
 	Root string
+	// WarningTime is how long a warning stays on the screen before the disk is touched;
+	// default 30 seconds.
+	WarningTime time.Duration
 	// Restart restarts the machine without a program from the medium; default the system call.
 	Restart func() error
 }
@@ -75,6 +81,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Root == "" {
 		o.Root = "/"
+	}
+	if o.Medium == "" {
+		o.Medium = o.SourceDisk
+	}
+	if o.WarningTime == 0 {
+		o.WarningTime = 30 * time.Second
 	}
 	if o.Restart == nil {
 		o.Restart = restart
@@ -113,6 +125,10 @@ func (o Options) run(ctx context.Context) error {
 	if len(problems) > 0 {
 		return problems
 	}
+	marks, warnings := install.Degraded(machine)
+	if err := o.warn(ctx, warnings); err != nil {
+		return err
+	}
 	host, err := Open(ctx, o, machine.Medium.Path, target.Path)
 	if err != nil {
 		return err
@@ -125,7 +141,7 @@ func (o Options) run(ctx context.Context) error {
 	for _, problem := range odd {
 		o.Console(Warn, problem.Error())
 	}
-	plan, err := install.NewPlan(install.Input{Arch: o.Arch, Medium: machine.Medium, Target: target, Used: used,
+	plan, err := install.NewPlan(install.Input{Arch: o.Arch, Medium: machine.Medium, Target: target, Used: used, Marks: marks,
 		Forget: machine.InstallComplete, Seed: archive, Restart: o.Seed.Install.ForceReboot || netboot.InMemory(o.SourceDisk), NewGUID: newGUID})
 	if err != nil {
 		return errors.Join(err, host.Close())
@@ -133,6 +149,23 @@ func (o Options) run(ctx context.Context) error {
 	o.Console(Info, fmt.Sprintf("installing release %s on %s (%s): %d MiB to copy", o.Version, target.Path, target.Model, plan.CopyBytes()>>20))
 	err = install.Run(ctx, plan, host, o.observer(len(plan.Steps)))
 	return errors.Join(err, host.Close())
+}
+
+// warn shows warnings and lets a person read them, and pull the plug.
+func (o Options) warn(ctx context.Context, warnings []string) error {
+	if len(warnings) == 0 {
+		return nil
+	}
+	for _, warning := range warnings {
+		o.Console(Warn, warning)
+	}
+	o.Console(Warn, fmt.Sprintf("the installation begins in %s", o.WarningTime))
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("waiting before the installation: %w", ctx.Err())
+	case <-time.After(o.WarningTime):
+		return nil
+	}
 }
 
 // observer shows on the console what is done, each step with its number.
@@ -161,12 +194,12 @@ func Gather(ctx context.Context, o Options) (install.Machine, error) {
 	if err != nil {
 		return install.Machine{}, err
 	}
-	present, version, err := tpmVersion(o.Root)
+	present, emulated, version, err := tpmVersion(o.Root)
 	if err != nil {
 		return install.Machine{}, err
 	}
 	machine := install.Machine{UEFI: o.vars().Available(), SecureBoot: modes.SecureBoot, SetupMode: modes.SetupMode,
-		AuditMode: modes.AuditMode, TPMPresent: present, TPMVersion: version, InstallComplete: complete}
+		AuditMode: modes.AuditMode, TPMPresent: present, TPMEmulated: emulated, TPMVersion: version, InstallComplete: complete}
 	if o.Seed == nil || o.Seed.Install == nil {
 		return machine, nil
 	}
@@ -180,39 +213,21 @@ func Gather(ctx context.Context, o Options) (install.Machine, error) {
 		return install.Machine{}, err
 	}
 	for _, disk := range disks {
-		described, err := describe(disk, machine.Medium.Path)
-		if err != nil {
-			o.Console(Warn, "leaving a disk out: "+err.Error())
-			continue
-		}
-		machine.Disks = append(machine.Disks, described)
+		machine.Disks = append(machine.Disks, o.describe(ctx, disk, machine.Medium.Path))
 	}
 	return machine, nil
 }
 
-// tpmVersion reads the kernel's word on the TPM. An emulated one that the kernel
-// reaches through its proxy does not count.
-func tpmVersion(root string) (present bool, major int, err error) {
-	dir := filepath.Join(root, "/sys/class/tpm/tpm0")
-	target, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, 0, nil
+// tpmVersion reads the kernel's word on the TPM. One that this machine emulates, and the
+// kernel reaches through its proxy, is not present.
+func tpmVersion(root string) (present, emulated bool, major int, err error) {
+	chip := tpm.Host{Root: root}
+	kind, err := chip.Kind()
+	if err != nil || kind != tpm.Hardware {
+		return false, kind == tpm.Software, 0, err
 	}
-	if err != nil {
-		return false, 0, fmt.Errorf("looking for a TPM: %w", err)
-	}
-	if strings.Contains(target, "/devices/virtual/") {
-		return false, 0, nil
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "tpm_version_major"))
-	if err != nil {
-		return false, 0, fmt.Errorf("reading the version of the TPM: %w", err)
-	}
-	major, err = strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return false, 0, fmt.Errorf("reading the version of the TPM: %w", err)
-	}
-	return true, major, nil
+	major, err = chip.Version()
+	return true, false, major, err
 }
 
 // ReadMedium describes the disk or disk image that is copied from.
@@ -260,23 +275,37 @@ func parts(table block.Table) []install.Part {
 	return list
 }
 
-// describe turns what block knows of a disk into what install asks for. What is on
-// the disk is read only when it could become a target.
-func describe(disk block.Disk, medium string) (install.Disk, error) {
+// describe turns what block knows of a disk into what install asks for. What is on the disk
+// is read only when it could become a target. One that cannot be read stays a candidate: a
+// broken disk must not make another one the only choice.
+func (o Options) describe(ctx context.Context, disk block.Disk, medium string) install.Disk {
 	out := install.Disk{Path: disk.Path, IDs: disk.Links, Size: int64(disk.Size), Sector: int64(disk.SectorSize),
 		Kind: kind(disk), Subsystems: disk.Subsystems, Model: disk.Model, ReadOnly: disk.ReadOnly, InUse: disk.Mounted,
 		Members: disk.Members}
 	if out.Kind == install.Other || disk.Path == medium {
-		return out, nil
+		return out
 	}
 	busy, err := block.InUse(disk.Path)
-	if err != nil {
-		return out, err
-	}
 	out.InUse = out.InUse || busy
-	out.Content, err = Inspect(disk.Path)
-	out.Content.Signature = disk.Signature
-	return out, err
+	if err == nil {
+		out.Content, err = Inspect(disk.Path)
+	}
+	if err == nil {
+		out.Content.Signatures, err = o.signatures(ctx, disk.Path, out.Content.Table)
+	}
+	if err != nil {
+		out.Unreadable = err.Error()
+	}
+	return out
+}
+
+// signatures are those of a whole disk. While a table stands it says all that there is to
+// say, and what lies between its partitions is nobody's.
+func (o Options) signatures(ctx context.Context, path string, table install.TableState) ([]string, error) {
+	if table != install.NoTable {
+		return nil, nil
+	}
+	return o.devices().Signatures(ctx, path)
 }
 
 // Inspect reads the partition table and the mark of a disk or disk image. The
@@ -324,7 +353,7 @@ func kind(disk block.Disk) install.Kind {
 		return install.MMC
 	case strings.Contains(disk.Subsystems, "scsi"):
 		return install.SCSI
-	case strings.Contains(disk.Subsystems, "virtio"):
+	case strings.Contains(disk.Subsystems, "virtio"), strings.Contains(disk.Subsystems, "xen"):
 		return install.Virtual
 	}
 	return install.Other

@@ -63,7 +63,7 @@ func TestRun_MachineThatDoesNotFit_ShowsEveryProblem(t *testing.T) {
 	}
 	want := []string{
 		"error TPM: this is a TPM 1.2, and a TPM 2.0 is needed; look for a firmware update or a switch to TPM 2.0 in the firmware's setup",
-		"error Secure Boot: it is off; switch it on in the firmware's setup, with its keys reset to setup mode",
+		"error Secure Boot: it is off; switch it on in the firmware's setup, with its keys reset to setup mode; security.missing_secure_boot in the install seed installs without",
 		"error medium /medium: its partitions are not those of a Holdfast medium; write the medium again from the image",
 		"error the disks: no disk can be installed on; connect a disk of at least 20 GiB beside the medium",
 	}
@@ -131,6 +131,7 @@ func TestKind_WhatTheKernelSays_DecidesTheOrder(t *testing.T) {
 		"emmc":             {block.Disk{Type: "disk", Major: 179, Name: "mmcblk0"}, install.MMC},
 		"emmc boot":        {block.Disk{Type: "disk", Major: 179, Name: "mmcblk0boot0"}, install.Other},
 		"multipath":        {block.Disk{Type: "mpath", Subsystems: "block:scsi:pci"}, install.SCSI},
+		"xen":              {block.Disk{Type: "disk", Subsystems: "block:xen"}, install.Virtual},
 		"loop":             {block.Disk{Type: "loop", Subsystems: "block"}, install.Other},
 		"cd":               {block.Disk{Type: "rom", Subsystems: "block:scsi:pci"}, install.Other},
 	} {
@@ -141,16 +142,13 @@ func TestKind_WhatTheKernelSays_DecidesTheOrder(t *testing.T) {
 }
 
 // A TPM that is a program on this machine proves nothing.
-func TestTPMVersion_RealAndEmulated_OnlyTheRealCounts(t *testing.T) {
-	root := t.TempDir()
-	if present, _, err := tpmVersion(root); present || err != nil {
-		t.Errorf("got %t, %v", present, err)
+func TestTPMVersion_RealAndEmulated_OnlyTheRealIsPresent(t *testing.T) {
+	type answer struct {
+		present, emulated bool
+		major             int
 	}
-	write(t, root, "/sys/class/tpm/tpm0/tpm_version_major", "2\n")
-	if present, major, err := tpmVersion(root); !present || major != 2 || err != nil {
-		t.Errorf("got %t, %d, %v", present, major, err)
-	}
-	virtual := t.TempDir()
+	none, real, virtual := t.TempDir(), t.TempDir(), t.TempDir()
+	write(t, real, "/sys/class/tpm/tpm0/tpm_version_major", "2\n")
 	write(t, virtual, "/sys/devices/virtual/tpm/tpm0/tpm_version_major", "2\n")
 	if err := os.MkdirAll(filepath.Join(virtual, "sys/class/tpm"), 0o755); err != nil {
 		t.Fatal(err)
@@ -158,8 +156,33 @@ func TestTPMVersion_RealAndEmulated_OnlyTheRealCounts(t *testing.T) {
 	if err := os.Symlink("../../devices/virtual/tpm/tpm0", filepath.Join(virtual, "sys/class/tpm/tpm0")); err != nil {
 		t.Fatal(err)
 	}
-	if present, _, err := tpmVersion(virtual); present || err != nil {
-		t.Errorf("got %t, %v", present, err)
+	for root, want := range map[string]answer{none: {}, real: {present: true, major: 2}, virtual: {emulated: true}} {
+		var got answer
+		var err error
+		if got.present, got.emulated, got.major, err = tpmVersion(root); got != want || err != nil {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+}
+
+// Who walks by sees the warning and has time to pull the plug; a whole machine does not wait.
+func TestWarn_Warnings_AreShownBeforeTheDiskIsTouched(t *testing.T) {
+	var lines []string
+	o := Options{WarningTime: time.Hour, Console: func(level, message string) { lines = append(lines, level+" "+message) }}
+	if err := o.warn(t.Context(), nil); err != nil || lines != nil {
+		t.Errorf("got %v, %q", err, lines)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := o.warn(ctx, []string{"there is no TPM"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("it did not wait: %v", err)
+	}
+	if diff := cmp.Diff([]string{"warning there is no TPM", "warning the installation begins in 1h0m0s"}, lines); diff != "" {
+		t.Error(diff)
+	}
+	o.WarningTime = time.Nanosecond
+	if err := o.warn(t.Context(), []string{"there is no TPM"}); err != nil {
+		t.Error(err)
 	}
 }
 

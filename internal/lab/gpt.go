@@ -7,21 +7,21 @@ import (
 	"os"
 )
 
-// partitions counts the partitions in the GUID partition table of a raw image; an
-// image without a table has none. Only sectors of 512 bytes are looked for.
-func partitions(path string) (int, error) {
+// partitions counts the partitions in the GUID partition table of a raw image with sectors
+// of so many bytes, 0 for 512; an image without a table has none.
+func partitions(path string, sector int) (int, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return 0, fmt.Errorf("reading the partition table: %w", err)
 	}
 	defer func() { _ = file.Close() }() // only read
-	return countPartitions(file)
+	return countPartitions(file, or(sector, 512))
 }
 
-func countPartitions(r io.ReaderAt) (int, error) {
-	const sector, maxEntries = 512, 128
+func countPartitions(r io.ReaderAt, sector int) (int, error) {
+	const maxEntries = 128
 	header := make([]byte, 92)
-	if n, err := r.ReadAt(header, sector); n < len(header) {
+	if n, err := r.ReadAt(header, int64(sector)); n < len(header) {
 		if err == io.EOF {
 			return 0, nil
 		}
@@ -37,7 +37,7 @@ func countPartitions(r io.ReaderAt) (int, error) {
 		return 0, nil
 	}
 	table := make([]byte, int(entries)*int(size))
-	if n, err := r.ReadAt(table, int64(start)*sector); n < len(table) && err != io.EOF {
+	if n, err := r.ReadAt(table, int64(start)*int64(sector)); n < len(table) && err != io.EOF {
 		return 0, fmt.Errorf("reading the partition table: %w", err)
 	}
 	count := 0

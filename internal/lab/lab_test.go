@@ -96,7 +96,7 @@ func TestCountPartitions_Disks_AreToldApart(t *testing.T) {
 		{"cut off after the header", table(128, 8)[:1024], 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got, err := countPartitions(bytes.NewReader(c.disk)); err != nil || got != c.want {
+			if got, err := countPartitions(bytes.NewReader(c.disk), 512); err != nil || got != c.want {
 				t.Errorf("got %d, %v, want %d", got, err, c.want)
 			}
 		})

@@ -18,7 +18,7 @@ func diskSizes(h Hardware) []int {
 func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 	m := qemu.Machine{
 		Name: "holdfast-lab", Accel: accel, CPUs: or(h.CPUs, 2), MemoryMiB: or(h.MemoryMiB, 3072),
-		BIOS: h.BIOS, NoNetwork: h.NoNetwork, Taps: h.Taps, Internet: h.Internet, APIPort: apiPort,
+		BIOS: h.BIOS, NoSecureBoot: h.NoSecureBoot, NoNetwork: h.NoNetwork, Taps: h.Taps, Internet: h.Internet, APIPort: apiPort,
 		Serial: d.file("serial.log"), QMP: d.file("qmp.sock"), Events: d.file("events.sock"),
 		PIDFile: d.file("qemu.pid"), Log: d.file("qemu.log"),
 		SMBIOS: h.SMBIOS, FWCfg: h.FWCfg,
@@ -40,9 +40,10 @@ func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 		}
 		m.Disks = append(m.Disks, qemu.Disk{
 			ID: id, Path: d.file(id + ".raw"), Format: "raw", Serial: serial, Bus: h.DiskBus, BootIndex: first + i,
+			Sector: h.DiskSector, PhysicalSector: h.DiskPhysicalSector,
 		})
 	}
-	if h.NoMedium {
+	if h.NoMedium || h.Live {
 		return m
 	}
 	place := len(m.Disks)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
 )
 
@@ -129,6 +130,46 @@ func makeMedium(path, buildDir, version string, seed []byte) (err error) {
 	}
 	if _, err := medium.WriteAt(seed, layout.SeedOffset()); err != nil {
 		return fmt.Errorf("writing the seed to the medium: %w", err)
+	}
+	return nil
+}
+
+// makeCD makes a CD of a medium, in its place.
+func makeCD(path string) (err error) {
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("making a CD of the medium: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("making a CD of the medium: %w", err)
+	}
+	table, err := media.ReadTable(file, info.Size())
+	if err != nil {
+		return fmt.Errorf("making a CD of the medium: %w", err)
+	}
+	plan, err := media.ISO(table)
+	if err != nil {
+		return err
+	}
+	if err := file.Truncate(plan.Size); err != nil {
+		return fmt.Errorf("making a CD of the medium: %w", err)
+	}
+	for _, rewrite := range plan.Rewrites {
+		old := make([]byte, rewrite.Size)
+		if _, err := file.ReadAt(old, rewrite.Offset); err != nil {
+			return fmt.Errorf("making a CD of the medium: %w", err)
+		}
+		fresh, err := rewrite.New(old)
+		if err != nil {
+			return err
+		}
+		clear(old)
+		copy(old, fresh)
+		if _, err := file.WriteAt(old, rewrite.Offset); err != nil {
+			return fmt.Errorf("making a CD of the medium: %w", err)
+		}
 	}
 	return nil
 }

@@ -4,13 +4,19 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/media"
 )
 
 var somePEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("not really DER")})
@@ -110,5 +116,50 @@ func TestMakeMedium_Seed_LandsAtItsPlace(t *testing.T) {
 	}
 	if string(start) != "boot" || string(seed) != "\x00seed\x00" {
 		t.Errorf("the medium begins %q, around the seed it has %q", start, seed)
+	}
+}
+
+// The tests of CDs start from the same image as those of sticks.
+func TestMakeCD_Medium_HasOneTableForSectorsOf2048(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "medium.raw")
+	rows, err := layout.Table(layout.X86_64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "label: gpt\n"
+	for _, row := range rows[:layout.UsrA] {
+		script += fmt.Sprintf("%d : start=%d, size=%d, type=%s, name=\"%s\"\n", row.Number, row.Start/512, row.Size/512, row.GUID, row.Label)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 5<<30); err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command("sfdisk", "--quiet", path)
+	command.Stdin = strings.NewReader(script)
+	if out, err := command.CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
+		t.Skip("missing program: sfdisk")
+	} else if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte{0, 16}, layout.Start(layout.ESP)+11); err != nil { // sectors of 4096
+		t.Fatal(err)
+	}
+	if err := makeCD(path); err != nil {
+		t.Fatal(err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := media.ReadTable(file, info.Size())
+	if err != nil || table.Sector != 2048 || len(table.Partitions) != layout.UsrA {
+		t.Errorf("got sectors of %d and %d partitions, %v", table.Sector, len(table.Partitions), err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,8 +41,17 @@ type Hardware struct {
 	// DiskGiB are the sizes of the disks in GiB, default one of DefaultDiskGiB. The
 	// first has the serial number holdfast-disk, later ones holdfast-disk1 and on.
 	DiskGiB []int
-	// DiskBus defaults to virtio, MediumBus to usb.
+	// NoSecureBoot is firmware without Secure Boot.
+	NoSecureBoot bool
+	// DiskBus defaults to virtio, MediumBus to usb. A medium on qemu.CDROM is the image as
+	// a CD.
 	DiskBus, MediumBus qemu.Bus
+	// DiskSector is the sector size of the disks in bytes, default 512; DiskPhysicalSector
+	// the one that they have inside, default the same.
+	DiskSector, DiskPhysicalSector int
+	// Live has the image on the first disk itself, with a seed that asks for no
+	// installation, and no medium.
+	Live bool
 	// Internet lets the node reach the networks of this computer. Without it the node
 	// finds its clients and its release server, and nothing else.
 	Internet bool
@@ -273,7 +283,7 @@ func (u *up) create(ctx context.Context) error {
 		return u.createClone(ctx)
 	}
 	version := ""
-	if !u.o.Hardware.NoMedium {
+	if !u.o.Hardware.NoMedium || u.o.Hardware.Live {
 		var err error
 		if version, err = buildVersion(u.o.BuildDir); err != nil {
 			return err
@@ -374,15 +384,44 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 			return err
 		}
 	}
-	if u.o.Hardware.NoMedium {
+	if u.o.Hardware.NoMedium && !u.o.Hardware.Live {
 		return nil
 	}
 	in := seedInput{ClientCert: cert, ReleasePort: u.s.ReleasePort, Replace: u.o.Seed}
+	if u.o.Hardware.Live {
+		in.Replace = maps.Clone(in.Replace)
+		if in.Replace == nil {
+			in.Replace = map[string]any{}
+		}
+		in.Replace["install"] = nil
+	}
 	seed, err := seedArchive(in)
 	if err != nil {
 		return err
 	}
-	return makeMedium(u.d.file("medium.raw"), u.o.BuildDir, u.s.Release, seed)
+	return u.makeMedia(seed)
+}
+
+// makeMedia writes the image to what the machine is started from.
+func (u *up) makeMedia(seed []byte) error {
+	if u.o.Hardware.Live {
+		disk := u.s.Machine.Disks[0].Path
+		if err := makeMedium(disk, u.o.BuildDir, u.s.Release, seed); err != nil {
+			return err
+		}
+		if err := os.Truncate(disk, int64(diskSizes(u.o.Hardware)[0])<<30); err != nil {
+			return fmt.Errorf("making the disk %s: %w", disk, err)
+		}
+		return nil
+	}
+	medium := u.d.file("medium.raw")
+	if err := makeMedium(medium, u.o.BuildDir, u.s.Release, seed); err != nil {
+		return err
+	}
+	if u.o.Hardware.MediumBus == qemu.CDROM {
+		return makeCD(medium)
+	}
+	return nil
 }
 
 func blankDisk(path string, gib int) error {

@@ -76,17 +76,24 @@ func (u *up) follow(ctx context.Context) error {
 	// enrolment of the keys.
 	installed := false
 	atReset := func() (bool, error) {
-		count, err := partitions(u.s.Machine.Disks[0].Path)
+		count, err := partitions(u.s.Machine.Disks[0].Path, u.s.Machine.Disks[0].Sector)
 		installed = count >= installedPartitions
 		return true, err
 	}
 	if err := u.phase(ctx, "Secure Boot keys", keysLimit, func(ctx context.Context) error {
-		if u.s.Machine.BIOS || u.keysEnrolled() {
+		if u.s.Machine.BIOS || u.s.Machine.NoSecureBoot || u.keysEnrolled() {
 			return nil
 		}
 		return u.watch.until(ctx, atReset, u.answers)
 	}); err != nil {
 		return err
+	}
+	if u.o.Hardware.Live {
+		u.s.Stage = stageInstalled
+		if err := u.s.save(u.d.file("state.json")); err != nil {
+			return err
+		}
+		return u.finish(ctx)
 	}
 	if err := u.phase(ctx, "install", installLimit, func(ctx context.Context) error {
 		if installed {

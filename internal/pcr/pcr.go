@@ -1,9 +1,10 @@
-// Package pcr says which value the TPM's register 7 will have at the next start, from the
-// firmware's event log of this start and from what is about to change.
+// Package pcr says which values the TPM's registers 7 and 4 will have at the next start,
+// from the firmware's event log of this start and from what is about to change.
 //
 // Register 7 has the switches and keys of Secure Boot, and which key each started program
-// was let in by. The log is the pattern: events that nothing is known of are reused as they
-// were measured, those of a variable or a program that changes are made anew.
+// was let in by. Register 4 has the programs themselves; a volume is bound to it only while
+// Secure Boot is off. The log is the pattern: events that nothing is known of are reused as
+// they were measured, those of a variable or a program that changes are made anew.
 //
 // The log is not protected, and firmware writes odd ones. So nothing is predicted on doubt:
 // the log must give the TPM's present value, and what is known of the present must give the
@@ -33,7 +34,7 @@ type Event struct {
 	SHA256 Value
 }
 
-// The registers that are looked at.
+// The registers that are predicted.
 const (
 	// Programs is the register of what the firmware starts.
 	Programs = 4

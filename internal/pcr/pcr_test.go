@@ -128,6 +128,13 @@ func (m machine) secureBoot() pcr.SecureBoot {
 	}
 }
 
+func (m machine) started() pcr.Started {
+	return pcr.Started{
+		Loaders: map[string]pcr.Value{"EFI/systemd/systemd-bootx64.efi": hash(m.loader), "EFI/BOOT/BOOTX64.EFI": hash(m.loader)},
+		UKI:     hash(m.uki), Kernel: hash(m.kernel),
+	}
+}
+
 // value is what the TPM has after a log: worked out by the code that checks real TPMs.
 func value(f *firmware, register int) pcr.Value {
 	var log tpm.Log
@@ -350,6 +357,97 @@ func TestNextPolicy_OddButUnchanged_IsReused(t *testing.T) {
 	}
 }
 
+// Without Secure Boot a disk is bound to the programs, and each release changes them. Two
+// releases in a row before one restart: it is the second that starts.
+func TestNextPrograms_NewRelease_GivesWhatTheNextStartMeasures(t *testing.T) {
+	for name, change := range map[string]func(m *machine){
+		"nothing":               func(*machine) {},
+		"new UKI":               func(m *machine) { m.uki = "uki 2" },
+		"new UKI and kernel":    func(m *machine) { m.uki, m.kernel = "uki 2", "kernel 2" },
+		"and a new boot loader": func(m *machine) { m.uki, m.kernel, m.loader = "uki 3", "kernel 3", "loader 2" },
+	} {
+		for odd, change2 := range map[string]func(f *firmware){
+			"":                   func(*firmware) {},
+			", no Calling event": func(f *firmware) { f.log = deleteEvents(f.log, 4, evAction, 0) },
+			", small letters":    func(f *firmware) { lower(f) },
+			", no device paths":  func(f *firmware) { noPaths(f) },
+			", an add-on": func(f *firmware) {
+				f.event(4, evApplication, program(file(`\EFI\Linux\Holdfast.efi.extra.d\x.addon.efi`)))
+			},
+			", firmware's menu": func(f *firmware) { f.event(4, evApplication, program(node(6, "sixteen bytes...")+endNode)) },
+		} {
+			t.Run(name+odd, func(t *testing.T) {
+				then := today
+				change(&then)
+				start, coming := today.start(), then.start()
+				change2(start)
+				change2(coming)
+				got, err := pcr.NextPrograms(start.log, value(start, 4), today.started(), then.started())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := value(coming, 4); got.Next != want {
+					t.Errorf("got %x, the next start gives %x", got.Next, want)
+				}
+			})
+		}
+	}
+}
+
+func lower(f *firmware) {
+	for i, e := range f.log {
+		if e.Type == evApplication {
+			f.log[i].Data = []byte(strings.ToLower(string(e.Data)))
+		}
+	}
+	// The GUID of the stub is no text.
+	for i, e := range f.log {
+		if strings.Contains(string(e.Data), strings.ToLower(stubGUID)) {
+			f.log[i].Data = []byte(program(node(3, stubGUID) + endNode))
+		}
+	}
+}
+
+func noPaths(f *firmware) {
+	for i, e := range f.log {
+		if e.Type == evApplication {
+			f.log[i].Data = nil
+		}
+	}
+}
+
+// What is known of this start must be what was measured, or it is no ground for a
+// prediction.
+func TestNextPrograms_Doubt_NamesTheEvent(t *testing.T) {
+	then := today
+	then.uki = "uki 2"
+	for name, c := range map[string]struct {
+		change func(f *firmware, before *pcr.Started)
+		want   pcr.Doubt
+	}{
+		"the UKI is another one":            {func(_ *firmware, b *pcr.Started) { b.UKI = hash("another") }, pcr.Doubt{PCR: 4, Event: 14}},
+		"the kernel is another one":         {func(_ *firmware, b *pcr.Started) { b.Kernel = hash("another") }, pcr.Doubt{PCR: 4, Event: 15}},
+		"the boot loader is another one":    {func(_ *firmware, b *pcr.Started) { b.Loaders["EFI/systemd/systemd-bootx64.efi"] = hash("another") }, pcr.Doubt{PCR: 4, Event: 13}},
+		"no event for the UKI":              {func(f *firmware, _ *pcr.Started) { f.log = deleteEvents(f.log, 4, evApplication, 1) }, pcr.Doubt{PCR: 4}},
+		"two loaders by their digest alone": {func(f *firmware, b *pcr.Started) { noPaths(f); b.Loaders["EFI/new.efi"] = hash("loader") }, pcr.Doubt{PCR: 4, Event: 13}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			start, before := today.start(), today.started()
+			c.change(start, &before)
+			then := then.started()
+			then.Loaders["EFI/new.efi"] = hash("loader 2")
+			_, err := pcr.NextPrograms(start.log, value(start, 4), before, then)
+			var got *pcr.Doubt
+			if !errors.As(err, &got) {
+				t.Fatalf("got %v", err)
+			}
+			if diff := cmp.Diff(c.want, pcr.Doubt{PCR: got.PCR, Event: got.Event}); diff != "" {
+				t.Errorf("%s\n%v", diff, got)
+			}
+		})
+	}
+}
+
 // Logs come from firmware: whatever is in them, the answer is a prediction or a *Doubt.
 func FuzzNext(f *testing.F) {
 	f.Add([]byte(variable(image, "db", ours)), uint32(evAuthority))
@@ -361,9 +459,12 @@ func FuzzNext(f *testing.F) {
 		for _, register := range []int{4, 7} {
 			start := today.start().event(register, kind, string(data))
 			_, err := pcr.NextPolicy(start.log, value(start, 7), today.secureBoot(), then.secureBoot())
-			var doubt *pcr.Doubt
-			if err != nil && !errors.As(err, &doubt) {
-				t.Errorf("got %v", err)
+			_, err4 := pcr.NextPrograms(start.log, value(start, 4), today.started(), then.started())
+			for _, err := range []error{err, err4} {
+				var doubt *pcr.Doubt
+				if err != nil && !errors.As(err, &doubt) {
+					t.Errorf("got %v", err)
+				}
 			}
 			if v, rest, err := pcr.DecodeVariable(data); err == nil && string(v.Encode())+string(rest) != string(data) && !strings.ContainsRune(v.Name, '\ufffd') {
 				t.Errorf("%x is read as %+v", data, v)

@@ -6,8 +6,8 @@
 // makes the partitions, their keys and the machine id anew. The release stays.
 //
 // Parties: the daemon begins a reset and carries it out (Begin, Carry); early boot carries on
-// with one that a power cut has stopped (Continue), before it opens anything. Both have the
-// Hands. What lasts in between lies on the ESP, which no reset removes:
+// with one that a power cut has stopped (Continue), before it opens anything, and removes what
+// a cut has left of one. Both have the Hands. What lasts in between lies on the ESP, which no reset removes:
 //
 //	holdfast/reset-seed.tar    the new seed archive, whole
 //	holdfast/reset.json        the journal: its presence is the decision
@@ -50,10 +50,16 @@ const (
 	CommittedFile = folder + "/reset-committed"
 )
 
+// Files are all that a reset leaves on the ESP while it lasts. Where none is there, Continue
+// has nothing to do.
+func Files() []string { return []string{JournalFile, CommittedFile, SeedFile} }
+
 // maxJournal is the longest journal, in bytes.
 const maxJournal = 64 << 10
 
-// leftovers are what the degraded modes of IncusOS keep on the ESP.
+// leftovers are what the degraded modes keep on the ESP: the emulated TPM, and a mark of
+// IncusOS. What an installation was allowed to do without is not among them: the node that
+// comes is on the same machine.
 var leftovers = []string{"swtpm", "sb-disabled"}
 
 // partitions are removed, in this order.
@@ -169,7 +175,9 @@ func Finish(ctx context.Context, hands Hands) error {
 func Continue(ctx context.Context, hands Hands, say func(string)) (bool, error) {
 	j, _, err := read(hands)
 	if errors.Is(err, ErrNone) {
-		return false, nil
+		// What a cut has left of a reset that has ended, or has not begun: the seed in it may
+		// have secrets.
+		return false, end(hands)
 	}
 	if err != nil {
 		return false, err
@@ -219,7 +227,7 @@ func read(hands Hands) (Journal, []byte, error) {
 
 // end removes all that a reset has written to the ESP, the journal first.
 func end(hands Hands) error {
-	for _, name := range []string{JournalFile, CommittedFile, SeedFile} {
+	for _, name := range Files() {
 		if err := hands.Remove(name); err != nil {
 			return err
 		}

@@ -27,6 +27,8 @@ type Trust struct {
 	Disk Disk
 	// Bound is false on a node whose disk no TPM opens.
 	Bound func(ctx context.Context) (bool, error)
+	// Programs binds the disk to what a start is made of; nil where that is never needed.
+	Programs Programs
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -38,6 +40,16 @@ type Disk interface {
 	Opens(ctx context.Context, version, image string) (opens bool, why string, err error)
 	// Bind has it open under that release and under what may start as of now.
 	Bind(ctx context.Context, version, image string) error
+}
+
+// Programs binds the disk to the programs of a start (PCR 4), on a node without Secure Boot:
+// nothing else tells there which programs were started.
+type Programs interface {
+	// Bound tells whether the disk opens when the kernel image in this file is started. It
+	// is true where programs do not matter. An error means that it cannot be told.
+	Bound(ctx context.Context, image string) (bool, error)
+	// Bind lets it open then as well as it does now.
+	Bind(ctx context.Context, image string) error
 }
 
 // Predict is part of update.TPM. The disk is bound to PCR 7 and 15, and by a signature to
@@ -64,7 +76,13 @@ func (t Trust) Predict(ctx context.Context, found update.Found) (update.Predicti
 		return update.Prediction{Unlocks: true, Note: "no TPM opens the disk, so nothing changes"}, nil
 	}
 	opens, why, err := t.Disk.Opens(ctx, found.Manifest.Version, image)
-	return update.Prediction{Unlocks: opens, Note: why}, err
+	if err != nil || !opens || t.Programs == nil {
+		return update.Prediction{Unlocks: opens, Note: why}, err
+	}
+	if there, err := t.Programs.Bound(ctx, image); err != nil || !there {
+		return update.Prediction{Note: "PCR 4 changes with the kernel image, since Secure Boot is off"}, err
+	}
+	return update.Prediction{Unlocks: true, Note: why}, nil
 }
 
 // starts refuses a kernel image that the firmware would not start.
@@ -99,7 +117,18 @@ func (t Trust) starts(path string) error {
 
 // Rebind is part of update.TPM.
 func (t Trust) Rebind(ctx context.Context, found update.Found) error {
-	return t.Disk.Bind(ctx, found.Manifest.Version, t.kernelImage(found))
+	image, version := t.kernelImage(found), found.Manifest.Version
+	opens, _, err := t.Disk.Opens(ctx, version, image)
+	if err == nil && (!opens || t.Programs == nil) {
+		err = t.Disk.Bind(ctx, version, image)
+	}
+	if err == nil && t.Programs != nil {
+		err = t.Programs.Bind(ctx, image)
+	}
+	if err != nil {
+		return fmt.Errorf("binding the disk to release %s: %w", version, err)
+	}
+	return nil
 }
 
 // kernelImage is where the kernel image of a release lies once it was fetched.

@@ -239,7 +239,7 @@ func TestRebind_ClearedTPM_BindsAnewAndKeepsTheKeys(t *testing.T) {
 
 	bind := func() []byte {
 		t.Helper()
-		if err := n.luks.Rebind(t.Context(), n.path(recovery.KeyFile), n.path(recovery.Root), n.path(recovery.Swap)); err != nil {
+		if err := n.luks.Rebind(t.Context(), n.path(recovery.KeyFile), false, n.path(recovery.Root), n.path(recovery.Swap)); err != nil {
 			t.Fatal(err)
 		}
 		raw, err := runTool(t, n.tree.Command("cryptsetup", "luksDump", "--dump-json-metadata", n.path(recovery.Root)))
@@ -278,7 +278,7 @@ func TestRebind_WrongKey_ChangesNothing(t *testing.T) {
 	writeFile(t, n.path("run/systemd/tpm2-pcr-public-key.pem"), "unused")
 	writeFile(t, n.path("wrong"), "wrong")
 	n.left = 0
-	if err := n.luks.Rebind(t.Context(), n.path("wrong"), n.path(recovery.Root)); !errors.Is(err, luks.ErrNoKey) {
+	if err := n.luks.Rebind(t.Context(), n.path("wrong"), false, n.path(recovery.Root)); !errors.Is(err, luks.ErrNoKey) {
 		t.Errorf("got %v, want %v", err, luks.ErrNoKey)
 	}
 }

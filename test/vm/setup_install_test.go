@@ -45,7 +45,10 @@ func TestInstall_Refusals(t *testing.T) {
 		{name: "disk too small", hardware: lab.Hardware{DiskGiB: []int{10}}, says: []string{"10 GiB", "20 GiB"}},
 		{name: "two disks", hardware: lab.Hardware{DiskGiB: []int{20, 20}}, says: []string{"several disks", "target"}},
 		{name: "no disk fits the target", long: true, seed: install(map[string]any{"target": map[string]any{"id": "nothing-like-it"}}), says: []string{"no disk meets"}},
-		{name: "without trust", long: true, seed: install(map[string]any{"security": map[string]any{"missing_tpm": true}}), says: []string{"missing_tpm"}},
+		{name: "without a TPM that is there", long: true, seed: install(map[string]any{"security": map[string]any{"missing_tpm": true}}), says: []string{"missing_tpm", "the machine has a TPM"}},
+		{name: "without both, asked for", long: true, seed: install(map[string]any{"security": map[string]any{"missing_tpm": true, "missing_secure_boot": true}}), says: []string{"leave nothing to trust"}},
+		{name: "no Secure Boot", long: true, hardware: lab.Hardware{NoSecureBoot: true}, says: []string{"Secure Boot", "missing_secure_boot"}},
+		{name: "neither TPM nor Secure Boot", long: true, hardware: lab.Hardware{NoSecureBoot: true, NoTPM: true}, says: []string{"neither a TPM 2.0 nor Secure Boot"}},
 		{name: "no application", long: true, seed: map[string]any{"applications": map[string]any{"version": "1", "applications": []any{}}}, says: []string{"at least one application"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

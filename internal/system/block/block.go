@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
@@ -121,6 +122,36 @@ func (d Devices) List(ctx context.Context) ([]Disk, error) {
 		return nil, err
 	}
 	return parseList(out.Stdout, links)
+}
+
+// PartitionNode gives the device of a partition of a disk, once the kernel has it; it waits
+// up to 30 seconds, since a table that was just written may still be taken up.
+func (d Devices) PartitionNode(ctx context.Context, disk string, number int) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		disks, err := d.List(ctx)
+		if err != nil {
+			return "", fmt.Errorf("looking for partition %d of %s: %w", number, disk, err)
+		}
+		for _, one := range disks {
+			if one.Path != disk {
+				continue
+			}
+			for _, p := range one.Partitions {
+				if p.Number == number {
+					return p.Path, nil
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("looking for partition %d of %s: the kernel does not have it", number, disk)
+		case <-tick.C:
+		}
+	}
 }
 
 func parseList(data []byte, links map[string][]string) ([]Disk, error) {

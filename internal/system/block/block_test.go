@@ -182,3 +182,40 @@ func TestPresent_FileThereAndGone_IsToldApart(t *testing.T) {
 		t.Errorf("got %t, %v", got, err)
 	}
 }
+
+// A disk that two systems have used has the signatures of both, of which blkid tells none.
+func TestSignatures_AnswersOfWipefs_AreEachSortOnce(t *testing.T) {
+	for answer, want := range map[string][]string{
+		"": nil,
+		`{"signatures":[{"type":"zfs_member"},{"type":"zfs_member"},{"type":"LVM2_member"}]}`: {"LVM2_member", "zfs_member"},
+		`{"signatures":[]}`: nil,
+	} {
+		devices := Devices{Run: func(context.Context, run.Command) (run.Result, error) { return run.Result{Stdout: []byte(answer)}, nil }}
+		got, err := devices.Signatures(t.Context(), "/dev/vda")
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%q: %v\n%s", answer, err, diff)
+		}
+	}
+	devices := Devices{Run: func(context.Context, run.Command) (run.Result, error) { return run.Result{Stdout: []byte("{")}, nil }}
+	if got, err := devices.Signatures(t.Context(), "/dev/vda"); err == nil {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestPartitionNode_PartitionThatComesLate_IsWaitedFor(t *testing.T) {
+	asked := 0
+	devices := Devices{Root: t.TempDir(), Run: func(context.Context, run.Command) (run.Result, error) {
+		if asked++; asked == 1 {
+			return run.Result{Stdout: []byte(`{"blockdevices":[{"kname":"vda","path":"/dev/vda","size":1}]}`)}, nil
+		}
+		return run.Result{Stdout: []byte(`{"blockdevices":[{"kname":"vda","path":"/dev/vda","size":1,"children":[{"kname":"vda1","path":"/dev/vda1","type":"part","size":1}]}]}`)}, nil
+	}}
+	if got, err := devices.PartitionNode(t.Context(), "/dev/vda", 1); got != "/dev/vda1" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, err := devices.PartitionNode(ctx, "/dev/vda", 2); err == nil {
+		t.Errorf("got %q", got)
+	}
+}

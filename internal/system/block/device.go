@@ -1,11 +1,14 @@
 package block
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -100,6 +103,24 @@ func Sync(f *os.File) error {
 	return DropCache(f)
 }
 
+// WriteBack writes to the start of a disk, and reads from the disk what has become of it.
+func WriteBack(f *os.File, data []byte) error {
+	if _, err := f.WriteAt(data, 0); err != nil {
+		return fmt.Errorf("writing to %s: %w", f.Name(), err)
+	}
+	if err := Sync(f); err != nil {
+		return err
+	}
+	written := make([]byte, len(data))
+	if _, err := f.ReadAt(written, 0); err != nil {
+		return fmt.Errorf("reading back from %s: %w", f.Name(), err)
+	}
+	if !bytes.Equal(data, written) {
+		return fmt.Errorf("%s does not keep what was written to it: the disk is damaged", f.Name())
+	}
+	return nil
+}
+
 // DropCache forgets what the kernel remembers of a disk; what is not yet written is
 // written first. A regular file is only advised.
 func DropCache(f *os.File) error {
@@ -183,6 +204,33 @@ func (d Devices) Reread(ctx context.Context, disk string) error {
 		return fmt.Errorf("reading the partitions of %s again: %w", disk, err)
 	}
 	return nil
+}
+
+// Signatures gives what is recognised on a whole disk, as "ext4", "zfs_member", "gpt" or
+// "PMBR", sorted and each once. Unlike blkid, wipefs tells all of them when there are several
+// that contradict each other.
+func (d Devices) Signatures(ctx context.Context, disk string) ([]string, error) {
+	out, err := d.Run(ctx, run.Command{Name: "wipefs", Args: []string{"--no-act", "--json", "--output", "TYPE", disk}})
+	if err != nil {
+		return nil, fmt.Errorf("looking for signatures on %s: %w", disk, err)
+	}
+	if len(bytes.TrimSpace(out.Stdout)) == 0 {
+		return nil, nil
+	}
+	var answer struct {
+		Signatures []struct {
+			Type string `json:"type"`
+		} `json:"signatures"`
+	}
+	if err := json.Unmarshal(out.Stdout, &answer); err != nil {
+		return nil, fmt.Errorf("reading the answer of wipefs: %w", err)
+	}
+	var types []string
+	for _, signature := range answer.Signatures {
+		types = append(types, signature.Type)
+	}
+	slices.Sort(types)
+	return slices.Compact(types), nil
 }
 
 // WipeSignatures removes what blkid would recognise on the whole disk. Ranges are

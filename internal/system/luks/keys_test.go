@@ -142,7 +142,7 @@ func TestKeepKey_Replaced_IsReadableByRootAlone(t *testing.T) {
 // Without the key of the policy a binding would lock the node out at the next update.
 func TestRebind_NoPolicyKey_ChangesNothing(t *testing.T) {
 	v := &volume{t: t}
-	if err := (luks.Host{Root: t.TempDir(), Run: v.run}).Rebind(t.Context(), "/k", "/dev/vda10"); err == nil || v.got != nil {
+	if err := (luks.Host{Root: t.TempDir(), Run: v.run}).Rebind(t.Context(), "/k", false, "/dev/vda10"); err == nil || v.got != nil {
 		t.Errorf("got %v after %q", err, v.got)
 	}
 }

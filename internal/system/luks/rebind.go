@@ -20,13 +20,14 @@ const publicKey = "run/systemd/tpm2-pcr-public-key.pem"
 
 // Rebind binds volumes to the TPM as early boot did at the first start, with the present
 // value of PCR 7: PCR 15 at zero, and PCR 11 by signature. keyFile holds a key that opens
-// every one of them.
+// every one of them. With programs they are bound to the present value of PCR 4 too: where
+// Secure Boot is off nothing else tells which programs were started.
 //
 // The old bindings are removed first. systemd-cryptenroll takes a binding with the same
 // policy for the one that is wanted, although a TPM that was cleared cannot use it any
 // more. When this is cut short, the recovery keys open the volumes as they did before,
 // and Rebind can be called again.
-func (h Host) Rebind(ctx context.Context, keyFile string, devices ...string) error {
+func (h Host) Rebind(ctx context.Context, keyFile string, programs bool, devices ...string) error {
 	key := filepath.Join(h.Root, publicKey)
 	if _, err := os.Stat(key); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -40,7 +41,7 @@ func (h Host) Rebind(ctx context.Context, keyFile string, devices ...string) err
 			err = fmt.Errorf("binding %s to the TPM: the key of this node: %w", device, ErrNoKey)
 		}
 		if err == nil {
-			err = h.rebind(ctx, device, keyFile, key)
+			err = h.rebind(ctx, device, keyFile, key, programs)
 		}
 		if err != nil {
 			return err
@@ -49,7 +50,7 @@ func (h Host) Rebind(ctx context.Context, keyFile string, devices ...string) err
 	return nil
 }
 
-func (h Host) rebind(ctx context.Context, device, keyFile, publicKey string) error {
+func (h Host) rebind(ctx context.Context, device, keyFile, publicKey string, programs bool) error {
 	err := h.do(ctx, "removing the bindings of "+device+" to a TPM", run.Command{
 		Name: "systemd-cryptenroll", Args: []string{"--wipe-slot=tpm2", device},
 	})
@@ -57,6 +58,10 @@ func (h Host) rebind(ctx context.Context, device, keyFile, publicKey string) err
 		return err
 	}
 	policy := TPMPolicy{PCRs: map[int]string{7: "", 15: strings.Repeat("0", 64)}, PublicKeyFile: publicKey}
+	want := []int{7, 15}
+	if programs {
+		policy.PCRs[4], want = "", []int{4, 7, 15}
+	}
 	if err := h.BindTPM(ctx, device, keyFile, policy); err != nil {
 		return err
 	}
@@ -64,7 +69,7 @@ func (h Host) rebind(ctx context.Context, device, keyFile, publicKey string) err
 	if err != nil {
 		return err
 	}
-	if len(header.TPM) != 1 || !slices.Equal(header.TPM[0].PCRs, []int{7, 15}) || !slices.Equal(header.TPM[0].SignedPCRs, []int{11}) {
+	if len(header.TPM) != 1 || !slices.Equal(header.TPM[0].PCRs, want) || !slices.Equal(header.TPM[0].SignedPCRs, []int{11}) {
 		return fmt.Errorf("binding %s to the TPM: its header has %s", device, cmp.Or(describe(header.TPM), "no binding"))
 	}
 	return nil

@@ -79,6 +79,26 @@ func ReadFile(path string) (image Image, err error) {
 	return image, err
 }
 
+// ReadPayload reads the PE file that is a section of another one, as the kernel in the
+// section .linux of a UKI.
+func ReadPayload(path, section string) (image Image, err error) {
+	err = withFile(path, func(f io.ReaderAt, size int64) error {
+		outer, err := parse(f, size)
+		if err != nil {
+			return err
+		}
+		part, err := outer.payload(section)
+		if err != nil {
+			return err
+		}
+		if image, err = Read(part, part.Size()); err != nil {
+			err = fmt.Errorf("section %s: %w", section, err)
+		}
+		return err
+	})
+	return image, err
+}
+
 // ReadSection gives the bytes of one section as the stub sees them. More than limit bytes
 // are an error.
 func ReadSection(path, section string, limit int64) (data []byte, err error) {
@@ -98,6 +118,34 @@ func ReadSection(path, section string, limit int64) (data []byte, err error) {
 		return err
 	})
 	return data, err
+}
+
+// HashSections gives the SHA-256 sums of those of the named sections that a file has, of the
+// bytes that the stub sees.
+func HashSections(path string, names ...string) (sums map[string][sha256.Size]byte, err error) {
+	sums = map[string][sha256.Size]byte{}
+	err = withFile(path, func(f io.ReaderAt, size int64) error {
+		outer, err := parse(f, size)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if !slices.ContainsFunc(outer.sections, func(s Section) bool { return s.Name == name }) {
+				continue
+			}
+			part, err := outer.payload(name)
+			if err != nil {
+				return err
+			}
+			hash := sha256.New()
+			if _, err := io.Copy(hash, part); err != nil {
+				return fmt.Errorf("reading section %s: %w", name, err)
+			}
+			sums[name] = [sha256.Size]byte(hash.Sum(nil))
+		}
+		return nil
+	})
+	return sums, err
 }
 
 func withFile(path string, use func(f io.ReaderAt, size int64) error) (err error) {

@@ -166,13 +166,18 @@ func TestRead_Program_GivesSectionsAndSigners(t *testing.T) {
 	}
 }
 
-// A section is read as it is in memory, not as it is padded in the file.
-func TestReadSection_PaddedInTheFile_IsReadWithoutThePadding(t *testing.T) {
+// The stub starts the kernel out of a section, and the firmware measures it as a file of
+// its own: as long as the section is in memory, not as it is padded in the file.
+func TestReadPayload_Section_IsReadAsAFile(t *testing.T) {
 	kernel := string(build(part{".text", "the kernel's code", 17}).bytes())
 	uki := build(part{".linux", kernel + strings.Repeat("\x00", 512-len(kernel)%512), len(kernel)}, part{".big", "x", 5})
 	path := filepath.Join(t.TempDir(), "uki.efi")
 	if err := os.WriteFile(path, uki.bytes(), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	got, err := pe.ReadPayload(path, ".linux")
+	if want := sha256.Sum256([]byte(build(part{".text", "the kernel's code", 17}).hashed())); err != nil || got.SHA256 != want {
+		t.Errorf("got %x, want %x, %v", got.SHA256, want, err)
 	}
 	if data, err := pe.ReadSection(path, ".linux", 4096); err != nil || string(data) != kernel {
 		t.Errorf("got %d bytes, %v", len(data), err)

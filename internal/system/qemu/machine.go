@@ -17,6 +17,7 @@ package qemu
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,6 +49,9 @@ const (
 	Virtio Bus = "virtio"
 	USB    Bus = "usb"
 	NVMe   Bus = "nvme"
+	SCSI   Bus = "scsi"
+	// CDROM is an optical drive on the board's SATA controller, with the image as its disc.
+	CDROM Bus = "cdrom"
 )
 
 // Disk is one disk of a machine.
@@ -64,6 +68,10 @@ type Disk struct {
 	Bus Bus `json:"bus,omitempty"`
 	// BootIndex is its place in the boot order, from 0; below 0 it is not booted from.
 	BootIndex int `json:"boot_index"`
+	// Sector is the logical sector size in bytes and PhysicalSector the real one; 0 is 512,
+	// and the logical one. A CDROM has none to choose.
+	Sector         int `json:"sector,omitempty"`
+	PhysicalSector int `json:"physical_sector,omitempty"`
 	// Removable marks an install medium: it is not part of a snapshot.
 	Removable bool `json:"removable,omitempty"`
 	// WriteLog is an empty file that gets every write and flush of the guest, in the format of
@@ -89,6 +97,8 @@ type Machine struct {
 	MemoryMiB int `json:"memory_mib"`
 	// BIOS starts it with SeaBIOS instead of UEFI: no Secure Boot, no variables.
 	BIOS bool `json:"bios,omitempty"`
+	// NoSecureBoot starts it with UEFI firmware that has no Secure Boot.
+	NoSecureBoot bool `json:"no_secure_boot,omitempty"`
 	// Vars is the machine's own copy of the firmware variables; needed unless BIOS.
 	Vars string `json:"vars,omitempty"`
 	// TPM is the control socket of its TPM; empty means no TPM.
@@ -148,6 +158,9 @@ func Args(tools Tools, m Machine) []string {
 		add("-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-crb,tpmdev=tpm0")
 	}
 	add("-device", "qemu-xhci,id=xhci")
+	if slices.ContainsFunc(m.Disks, func(d Disk) bool { return d.Bus == SCSI }) {
+		add("-device", "virtio-scsi-pci,id=scsi")
+	}
 	for _, d := range m.Disks {
 		add(disk(d)...)
 	}
@@ -178,7 +191,14 @@ func platform(tools Tools, m Machine) []string {
 	}
 	board := "q35"
 	var firmware []string
-	if !m.BIOS {
+	switch {
+	case m.BIOS:
+	case m.NoSecureBoot:
+		firmware = []string{
+			"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + comma(tools.File("usr/share/OVMF/OVMF_CODE_4M.fd")),
+			"-drive", "if=pflash,unit=1,format=raw,file=" + comma(m.Vars),
+		}
+	default:
 		board = "q35,smm=on"
 		code := tools.File("usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 		firmware = []string{
@@ -212,6 +232,16 @@ func disk(d Disk) []string {
 		device = "usb-storage,bus=xhci.0,drive=" + d.ID
 	case NVMe:
 		device = "nvme,drive=" + d.ID
+	case SCSI:
+		device = "scsi-hd,bus=scsi.0,drive=" + d.ID
+	case CDROM:
+		drive = fmt.Sprintf("if=none,id=%s,format=%s,media=cdrom,readonly=on,cache=unsafe,file=%s", d.ID, d.Format, comma(d.Path))
+		device = "ide-cd,bus=ide.0,drive=" + d.ID
+	}
+	if d.Sector != 0 {
+		device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, or(d.PhysicalSector, d.Sector))
+	} else if d.PhysicalSector != 0 {
+		device += fmt.Sprintf(",physical_block_size=%d", d.PhysicalSector)
 	}
 	if d.Serial != "" {
 		device += ",serial=" + comma(d.Serial)

@@ -91,6 +91,18 @@ func TestArgs_Variations_ChangeWhatTheyName(t *testing.T) {
 			m.Disks = []Disk{{ID: "d", Path: "/d", Format: "qcow2", Bus: NVMe, Serial: "n", BootIndex: -1}}
 		},
 			[]string{"-device nvme,drive=d,serial=n,id=dev-d"}, nil},
+		"scsi": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", Bus: SCSI, Serial: "s"}} },
+			[]string{"-device virtio-scsi-pci,id=scsi", "-device scsi-hd,bus=scsi.0,drive=d,serial=s,bootindex=0,id=dev-d"}, nil},
+		"large sectors": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", Sector: 4096}} },
+			[]string{"-device virtio-blk-pci,drive=d,logical_block_size=4096,physical_block_size=4096,bootindex=0,id=dev-d"}, nil},
+		"512e": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", PhysicalSector: 4096}} },
+			[]string{"-device virtio-blk-pci,drive=d,physical_block_size=4096,bootindex=0,id=dev-d"}, nil},
+		"cd": {func(m *Machine) {
+			m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", Bus: CDROM, BootIndex: 1, Removable: true}}
+		},
+			[]string{"-drive if=none,id=d,format=raw,media=cdrom,readonly=on,cache=unsafe,file=/d", "-device ide-cd,bus=ide.0,drive=d,bootindex=1,id=dev-d"}, nil},
+		"no Secure Boot": {func(m *Machine) { m.NoSecureBoot = true }, []string{"-machine q35", "-drive if=pflash,unit=0,format=raw,readonly=on,file=/t/usr/share/OVMF/OVMF_CODE_4M.fd"},
+			[]string{"-machine q35,smm=on", "-global driver=cfi.pflash01,property=secure,value=on"}},
 		"from memory": {func(m *Machine) { m.Incoming = "/state.bin" }, []string{"-incoming file:/state.bin"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

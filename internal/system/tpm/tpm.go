@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -53,6 +54,22 @@ func (h Host) Kind() (Kind, error) {
 		return Software, nil
 	}
 	return Hardware, nil
+}
+
+// Version is the major version of the TPM: 1 or 2; 0 when there is none.
+func (h Host) Version() (int, error) {
+	text, err := h.read("tpm_version_major")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading the version of the TPM: %w", err)
+	}
+	version, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("reading the version of the TPM: %w", err)
+	}
+	return version, nil
 }
 
 // PCR is the present SHA-256 value of one PCR.

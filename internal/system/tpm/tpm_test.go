@@ -45,6 +45,16 @@ func TestKind_DeviceTree_TellsTheEmulatorFromTheChip(t *testing.T) {
 	}
 }
 
+func TestVersion_Machine_IsTheMajorNumber(t *testing.T) {
+	got, err := machine(t, "pnp0/00:05", map[string]string{"tpm_version_major": "2\n"}).Version()
+	if err != nil || got != 2 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	if got, err := (tpm.Host{Root: t.TempDir()}).Version(); err != nil || got != 0 {
+		t.Errorf("no device: got %d, %v", got, err)
+	}
+}
+
 // The kernel writes upper case; a value that is cut short must not pass for one.
 func TestPCR_Files_GiveWholeValuesAlone(t *testing.T) {
 	host := machine(t, "pnp0/00:05", map[string]string{

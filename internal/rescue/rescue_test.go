@@ -1,0 +1,165 @@
+package rescue_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/smallstep/pkcs7"
+
+	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/release"
+	"github.com/holdfast-os/holdfast/internal/rescue"
+)
+
+var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// signer is somebody with a key.
+type signer struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+func newSigner(t *testing.T, name string) signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: now.AddDate(-20, 0, 0), NotAfter: now.AddDate(80, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer{certificate, key}
+}
+
+// sign signs a text as `openssl smime -sign -text` does.
+func (s signer) sign(t *testing.T, text string) *fstest.MapFile {
+	t.Helper()
+	content := append([]byte("Content-Type: text/plain\r\n\r\n"), bytes.ReplaceAll([]byte(text), []byte("\n"), []byte("\r\n"))...)
+	signed, err := pkcs7.NewSignedData(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
+	if err := signed.AddSigner(s.certificate, s.key, pkcs7.SignerInfoConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	signed.Detach()
+	der, err := signed.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	out.WriteString("MIME-Version: 1.0\nContent-Type: multipart/signed; protocol=\"application/x-pkcs7-signature\"; micalg=\"sha-256\"; boundary=\"----B0\"\n\n")
+	fmt.Fprintf(&out, "This is an S/MIME signed message\n\n------B0\n%s\n------B0\n", content)
+	out.WriteString("Content-Type: application/x-pkcs7-signature; name=\"smime.p7s\"\nContent-Transfer-Encoding: base64\n\n")
+	fmt.Fprintf(&out, "%s\n\n------B0--\n\n", base64.StdEncoding.EncodeToString(der))
+	return &fstest.MapFile{Data: out.Bytes()}
+}
+
+func releaseText(t *testing.T, version string, files ...api.File) string {
+	t.Helper()
+	text, err := json.Marshal(api.Update{Format: "1.0", Version: version, Files: files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+const running, newer = "202611220104", "202611230104"
+
+// A medium can do what its signers allow, to the letter, and who carries it nothing besides.
+func TestRead_EachKindOfMedium_GivesWhatIsSigned(t *testing.T) {
+	updates, support, stranger := newSigner(t, "updates"), newSigner(t, "support"), newSigner(t, "stranger")
+	app := api.File{Architecture: "x86_64", Filename: "x86_64/incus.raw.gz", Size: 3, Type: api.TypeApplication}
+	other := api.File{Architecture: "aarch64", Filename: "aarch64/incus.raw.gz", Size: 3, Type: api.TypeApplication}
+	outside := api.File{Filename: "../hotfix.sh.sig", Size: 3, Type: api.TypeApplication}
+	var system []api.File
+	for _, kind := range []api.Type{api.TypeUpdateEFI, api.TypeUpdateUsr, api.TypeUpdateUsrVerity, api.TypeUpdateUsrSignature} {
+		system = append(system, api.File{Architecture: "x86_64", Filename: "x86_64/" + string(kind), Size: 3, Type: kind})
+	}
+	file := &fstest.MapFile{Data: []byte("abc")}
+	medium := func(text *fstest.MapFile, files ...api.File) fstest.MapFS {
+		m := fstest.MapFS{rescue.UpdateFile: text}
+		for _, f := range files {
+			m["update/"+f.Filename] = file
+		}
+		return m
+	}
+	type answer struct {
+		Hotfix  string
+		Version string
+		Files   int
+		System  bool
+	}
+	script := "#!/bin/bash\necho repaired\n"
+	for name, test := range map[string]struct {
+		medium fstest.MapFS
+		want   answer
+		err    error // errAny for one without a name
+	}{
+		"empty":                       {fstest.MapFS{}, answer{}, nil},
+		"script":                      {fstest.MapFS{rescue.HotfixFile: support.sign(t, script)}, answer{Hotfix: script}, nil},
+		"script of who signs updates": {fstest.MapFS{rescue.HotfixFile: updates.sign(t, script)}, answer{}, release.ErrUntrusted},
+		"script of a stranger":        {fstest.MapFS{rescue.HotfixFile: stranger.sign(t, script)}, answer{}, release.ErrUntrusted},
+		"script without a signature":  {fstest.MapFS{rescue.HotfixFile: {Data: []byte(script)}}, answer{}, release.ErrUntrusted},
+		"script too long":             {fstest.MapFS{rescue.HotfixFile: {Data: make([]byte, 8<<20+1)}}, answer{}, errAny},
+		"application":                 {medium(updates.sign(t, releaseText(t, newer, app, other)), app, other), answer{Version: newer, Files: 1}, nil},
+		"the same release":            {medium(updates.sign(t, releaseText(t, running, app)), app), answer{Version: running, Files: 1}, nil},
+		"older":                       {medium(updates.sign(t, releaseText(t, "202601010000", app)), app), answer{}, rescue.ErrOlder},
+		"system":                      {medium(updates.sign(t, releaseText(t, newer, system...)), system...), answer{Version: newer, Files: 4, System: true}, nil},
+		"system with a part missing":  {medium(updates.sign(t, releaseText(t, newer, system...)), system[1:]...), answer{Version: newer, Files: 3}, nil},
+		"files missing":               {medium(updates.sign(t, releaseText(t, newer, app))), answer{}, errAny},
+		"file of another size":        {fstest.MapFS{rescue.UpdateFile: updates.sign(t, releaseText(t, newer, app)), "update/" + app.Filename: {Data: []byte("abcd")}}, answer{}, errAny},
+		"file outside":                {medium(updates.sign(t, releaseText(t, newer, outside)), outside), answer{}, errAny},
+		"release of a stranger":       {medium(stranger.sign(t, releaseText(t, newer, app)), app), answer{}, release.ErrUntrusted},
+		"release that is none":        {medium(updates.sign(t, "{"), app), answer{}, errAny},
+		"script good, release bad": {fstest.MapFS{rescue.HotfixFile: support.sign(t, script), rescue.UpdateFile: stranger.sign(t, "{}")},
+			answer{Hotfix: script}, release.ErrUntrusted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			anchors := rescue.Anchors{Update: []*x509.Certificate{updates.certificate}, Hotfix: []*x509.Certificate{support.certificate}}
+			found, err := rescue.Read(test.medium, anchors, rescue.Facts{Architecture: "x86_64", Running: running, Now: now})
+			if (test.err == nil) != (err == nil) || test.err != errAny && !errors.Is(err, test.err) {
+				t.Errorf("got %v, want %v", err, test.err)
+			}
+			got := answer{Hotfix: string(found.Hotfix), System: found.System}
+			if found.Update != nil {
+				got.Version, got.Files = found.Update.Version, len(found.Update.Files)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+var errAny = errors.New("any error that has no name")
+
+// An image whose maker signs no media takes none.
+func TestRead_ImageWithoutCertificates_UsesNothing(t *testing.T) {
+	s := newSigner(t, "anybody")
+	files := fstest.MapFS{rescue.HotfixFile: s.sign(t, "echo")}
+	found, err := rescue.Read(files, rescue.Anchors{}, rescue.Facts{Now: now})
+	if err == nil || found.Hotfix != nil {
+		t.Errorf("got %+v, %v", found, err)
+	}
+}
