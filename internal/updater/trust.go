@@ -118,11 +118,14 @@ func (t Trust) starts(path string) error {
 // Rebind is part of update.TPM.
 func (t Trust) Rebind(ctx context.Context, found update.Found) error {
 	image, version := t.kernelImage(found), found.Manifest.Version
+	if t.Programs == nil {
+		return t.Disk.Bind(ctx, version, image)
+	}
 	opens, _, err := t.Disk.Opens(ctx, version, image)
-	if err == nil && (!opens || t.Programs == nil) {
+	if err == nil && !opens {
 		err = t.Disk.Bind(ctx, version, image)
 	}
-	if err == nil && t.Programs != nil {
+	if err == nil {
 		err = t.Programs.Bind(ctx, image)
 	}
 	if err != nil {
