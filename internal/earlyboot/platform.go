@@ -57,7 +57,7 @@ var (
 	errNeither = errors.New("this machine has neither a TPM 2.0 nor Secure Boot, and nothing would protect the disk: switch one of them on in the firmware's setup, better both")
 	errAudit   = errors.New("the firmware is in audit mode, in which it starts anything: leave audit mode in the firmware's setup")
 	errNoTPM   = errors.New("this machine has no TPM 2.0, and it was not installed to be run without: switch the TPM on in the firmware's setup, or install again with security.missing_tpm in the install seed")
-	errNoSB    = errors.New("Secure Boot is off, and this machine was not installed to be run without: switch it on in the firmware's setup, or install again with security.missing_secure_boot in the install seed")
+	errNoSB    = errors.New("this machine has Secure Boot off, and was not installed to be run without: switch it on in the firmware's setup, or install again with security.missing_secure_boot in the install seed")
 )
 
 // trustFor decides it. A medium that runs by itself has no way to ask, so that it is told of
