@@ -11,6 +11,9 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo development
 export CGO_ENABLED := 0
 export HOLDFAST_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast
 LAB ?= default
+# Packages whose tests start the programs or write whole images: the race detector would see
+# nothing new there, and make them take minutes.
+PROCESSES := /test/browser$$|/test/cli$$|/internal/cli$$
 # What goes into the image depends on its source alone: no commit, no path, no build id.
 BUILD := go build -trimpath -buildvcs=false
 LDFLAGS := -s -w -buildid=
@@ -42,7 +45,8 @@ check: ## formatting, vet, staticcheck, import directions, tests of tier 0 with 
 	go run ./tools/layercheck
 	go run ./tools/apidoc -check
 	@command -v gcc >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends gcc libc6-dev; } # for the race detector
-	CGO_ENABLED=1 go test -race -short $$(go list ./... | grep -v /test/host)
+	CGO_ENABLED=1 go test -race -short $$(go list ./... | grep -Ev '$(PROCESSES)|/test/host$$')
+	go test -short $$(go list ./... | grep -E '$(PROCESSES)')
 
 docs: ## write the reference out of types, routes and commands
 	go run ./tools/apidoc
