@@ -13,7 +13,7 @@
 //
 // What can fail: firmware without HTTP boot or without a RAM disk; too little memory in one
 // piece; a URL that is too long for DHCP; a server behind TLS whose certificate the firmware
-// does not know. docs/decisions/0019-network-boot.md has the alternatives.
+// does not know. docs/decisions/0018-network-boot.md has the alternatives.
 package netboot
 
 import (
