@@ -229,9 +229,6 @@ func MergeInstalled(r io.Reader, w io.Writer, replace *Set) error {
 	return writeMembers(w, append(members, Member{Name: InstalledMark}))
 }
 
-// Remove copies an archive from r to w without the named documents.
-func Remove(r io.Reader, w io.Writer, names ...string) error { return Merge(r, w, nil, names...) }
-
 func writeMembers(w io.Writer, members []Member) error {
 	archive := tar.NewWriter(w)
 	if len(members) == 0 {
