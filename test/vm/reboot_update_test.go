@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -30,7 +31,7 @@ const updatesFolder = "updates-of-a-test"
 // published is a release tree of a test's own, served to the node.
 type published struct {
 	tree string
-	// made counts the releases that were added.
+	// made counts the releases that were begun.
 	made int
 }
 
@@ -38,65 +39,102 @@ type published struct {
 func newTree(t *testing.T) *published {
 	t.Helper()
 	p := &published{tree: filepath.Join(machines.tree, updatesFolder)}
-	if err := os.RemoveAll(p.tree); err != nil {
-		t.Fatal(err)
-	}
-	err := filepath.WalkDir(machines.tree, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		relative, err := filepath.Rel(machines.tree, path)
-		if err != nil {
-			return err
-		}
-		if entry.IsDir() && path == p.tree {
-			return fs.SkipDir
-		}
-		if entry.IsDir() {
-			return os.MkdirAll(filepath.Join(p.tree, relative), 0o755)
-		}
-		return os.Link(path, filepath.Join(p.tree, relative))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(p.tree); err != nil {
+		if err := errors.Join(os.RemoveAll(p.tree), os.RemoveAll(p.next())); err != nil {
 			t.Error(err)
 		}
 	})
+	if err := linkTree(p.tree, machines.tree, updatesFolder); err != nil {
+		t.Fatal(err)
+	}
 	return p
 }
 
-// add makes a release out of the build, with what is wrong with it, and publishes it. The
-// version is some minutes after the build's.
-func (p *published) add(t *testing.T, bad string) string {
+// next is where the tree with one more release is made, while the node has the present one.
+func (p *published) next() string { return p.tree + ".next" }
+
+// linkTree makes to a copy of the tree from, without the folders in it that begin so. What is
+// there already is replaced.
+func linkTree(to, from, without string) error {
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && without != "" && strings.HasPrefix(relative, without) {
+			return fs.SkipDir
+		}
+		if entry.IsDir() {
+			return os.MkdirAll(filepath.Join(to, relative), 0o755)
+		}
+		return os.Link(path, filepath.Join(to, relative))
+	})
+}
+
+// coming is a release that is being made beside the test.
+type coming struct {
+	tree    *published
+	version string
+	made    chan error
+	begun   time.Time
+}
+
+// begin has a release made out of the build, with what is wrong with it. The version is some
+// minutes after the build's. One release is made at a time.
+func (p *published) begin(t *testing.T, bad string) *coming {
 	t.Helper()
 	p.made++
 	built, err := time.Parse("200601021504", machines.version)
 	if err != nil {
 		t.Fatal(err)
 	}
-	version := built.Add(time.Duration(p.made) * time.Minute).Format("200601021504")
-	out := filepath.Join(machines.root, ".build", "variants", version)
+	c := &coming{tree: p, version: built.Add(time.Duration(p.made) * time.Minute).Format("200601021504"), made: make(chan error, 1), begun: time.Now()}
 	ctx, cancel := context.WithTimeout(t.Context(), makeLimit)
-	defer cancel()
-	begun := time.Now()
+	ended := make(chan struct{})
+	t.Cleanup(func() { cancel(); <-ended })
+	go func() {
+		defer close(ended)
+		c.made <- p.make(ctx, c.version, bad)
+	}()
+	return c
+}
+
+func (p *published) make(ctx context.Context, version, bad string) error {
+	out := filepath.Join(machines.root, ".build", "variants", version)
+	if err := linkTree(p.next(), p.tree, ""); err != nil {
+		return err
+	}
 	for _, c := range []run.Command{
 		{Name: filepath.Join(machines.root, "image/steps/variant"), Dir: machines.root,
 			Env: []string{"VERSION=" + version, "HOLDFAST_BAD=" + bad, "HOLDFAST_OUT=" + out, "HOLDFAST_ROOT=" + machines.root}},
 		{Name: filepath.Join(machines.root, "bin/holdfast"), Dir: machines.root,
-			Args: []string{"release", "publish", p.tree, "--build", out, "--deltas", "3"}},
+			Args: []string{"release", "publish", p.next(), "--build", out, "--deltas", "3"}},
 	} {
 		if _, err := run.Host(ctx, c); err != nil {
-			t.Fatalf("making release %s: %v", version, err)
+			return errors.Join(err, os.RemoveAll(out))
 		}
 	}
-	t.Logf("release %s (bad: %q) was made in %s", version, bad, time.Since(begun).Round(time.Second))
-	if err := os.RemoveAll(out); err != nil {
-		t.Error(err)
+	return os.RemoveAll(out)
+}
+
+// publish waits until a release is made, and serves it. It gives its version.
+func (c *coming) publish(t *testing.T) string {
+	t.Helper()
+	waited := time.Now()
+	if err := <-c.made; err != nil {
+		t.Fatalf("making release %s: %v", c.version, err)
 	}
-	return version
+	t.Logf("release %s was made in at most %s; the test waited %s", c.version, time.Since(c.begun).Round(time.Second), time.Since(waited).Round(time.Second))
+	if err := errors.Join(os.RemoveAll(c.tree.tree), os.Rename(c.tree.next(), c.tree.tree)); err != nil {
+		t.Fatal(err)
+	}
+	return c.version
 }
 
 // updates is what the node says about its updates; while it restarts there is no answer.
@@ -142,11 +180,10 @@ func (n *node) reboot(t *testing.T, running, state string) api.UpdateState {
 	return got
 }
 
-// life gives the node a container and a setting that updates must leave as they are, and a
-// tree of releases to take its updates from.
-func (n *node) life(t *testing.T, r *recording) *published {
+// life gives the node a container and a setting that updates must leave as they are, and has
+// it take its updates from the test's tree.
+func (n *node) life(t *testing.T, r *recording) {
 	t.Helper()
-	tree := newTree(t)
 	config := api.ProviderConfig{Name: "images", Config: map[string]string{"server_url": lab.ReleaseURL + "/" + updatesFolder}}
 	if err := n.api.SetProvider(t.Context(), config, ""); err != nil {
 		t.Fatal(err)
@@ -164,7 +201,6 @@ func (n *node) life(t *testing.T, r *recording) *published {
 	c.run(t, 5*time.Minute, "launch", "node:tiny", "node:c1", "-c", "boot.autostart=true")
 	r.kept = kept{Trusted: true, Frequency: "never", Applications: []string{"incus"}, Containers: "c1,RUNNING"}
 	r.releases = []string{machines.version}
-	return tree
 }
 
 // A bad release costs a node two restarts and nobody a visit: it comes back by itself, says
@@ -176,10 +212,13 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 	if *long {
 		kinds, goods = []string{"daemon", "api", "network", "pool", "application", "kernel", "initrd"}, 3
 	}
+	tree := newTree(t)
+	next := tree.begin(t, kinds[0])
 	n, r := record(t)
-	tree := n.life(t, r)
-	for _, kind := range kinds {
-		bad := tree.add(t, kind)
+	n.life(t, r)
+	for i, kind := range kinds {
+		bad := next.publish(t)
+		next = tree.begin(t, append(kinds, "")[i+1])
 		n.stage(t, bad)
 		state := n.reboot(t, machines.version, "returned")
 		i := slices.IndexFunc(state.BadReleases, func(b api.UpdateBadRelease) bool { return b.Version == bad })
@@ -193,12 +232,17 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 		n.expectSlots(t, map[string]bool{machines.version: true, bad: false})
 		r.expectKept(t, n)
 	}
-	for before := machines.version; goods > 0; goods-- {
-		good := tree.add(t, "")
+	for before := machines.version; ; {
+		good := next.publish(t)
+		if goods--; goods > 0 {
+			next = tree.begin(t, "")
+		}
 		r.releases = append(r.releases, good)
 		n.expectGood(t, before, good)
 		r.expectKept(t, n)
-		before = good
+		if before = good; goods == 0 {
+			break
+		}
 	}
 	r.stop()
 	if !t.Failed() {
@@ -234,10 +278,11 @@ func TestUpdate_PowerCutAtAnyWrite_BootsWithNothingLost(t *testing.T) {
 	slow(t)
 	r := machines.recorded
 	if r == nil { // the test above did not run
+		next := newTree(t).begin(t, "")
 		var n *node
 		n, r = record(t)
-		tree := n.life(t, r)
-		good := tree.add(t, "")
+		n.life(t, r)
+		good := next.publish(t)
 		r.releases = append(r.releases, good)
 		n.expectGood(t, machines.version, good)
 		r.stop()
