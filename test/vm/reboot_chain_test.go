@@ -11,10 +11,10 @@ import (
 	"github.com/holdfast-os/holdfast/test/vm/forge"
 )
 
-// refusalTime is how long a machine that shall not start is looked at: three times as
-// long as the right bytes took to get into the kernel, and at least 90 seconds.
+// refusalTime is how long a machine that shall not start is looked at: twice as long as the
+// right bytes took to get into the kernel, and at least a minute.
 func (h hostile) refusalTime() time.Duration {
-	return max(3*h.control.KernelAfter, 90*time.Second)
+	return max(2*h.control.KernelAfter, time.Minute)
 }
 
 // expectNoKernel starts the machine and fails if a kernel gets to run.

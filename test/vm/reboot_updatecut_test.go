@@ -25,6 +25,8 @@ import (
 // afterwards at any write.
 type recording struct {
 	log string
+	// from is how long the log was, in bytes, when there was all that has to be kept.
+	from int64
 	// releases are the good ones, oldest first: one of them runs after a cut. kept is what every
 	// cut must leave as it is.
 	releases []string
@@ -183,12 +185,12 @@ type cut struct {
 	rest string
 }
 
-// cuts picks moments of a log: a third behind writes to the ESP, where a boot begins, a third
+// cuts picks moments of a log from an entry on: a third behind writes to the ESP, where a boot begins, a third
 // behind writes to the slots, and the others behind any write, each third evenly spread.
-func cuts(entries []writelog.Entry, count int) []cut {
+func cuts(entries []writelog.Entry, first, count int) []cut {
 	var esp, slots, all []int
 	for i, e := range entries {
-		if e.Length == 0 || e.Discard {
+		if i < first || e.Length == 0 || e.Discard {
 			continue
 		}
 		all = append(all, i+1)
@@ -261,7 +263,8 @@ func (r *recording) replay(t *testing.T, n *node, count int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	outcomes, moments := map[string]int{}, cuts(disk.Entries, count)
+	first := slices.IndexFunc(disk.Entries, func(e writelog.Entry) bool { return e.End() > r.from })
+	outcomes, moments := map[string]int{}, cuts(disk.Entries, max(first, 0), count)
 	for i, c := range moments {
 		t.Run(fmt.Sprintf("%s %s after %d of %d", c.place, c.rest, c.after, len(disk.Entries)), func(t *testing.T) {
 			watched(t, n)
@@ -331,6 +334,8 @@ func (n *node) kept(t *testing.T, containers string) kept {
 	})
 	if wait != nil {
 		t.Logf("the containers: %v", wait)
+	} else {
+		c.expectContainer(t)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
