@@ -72,6 +72,9 @@ func (b *body) ask(m *mirror, w want) error {
 		return b.cause(explain(err))
 	}
 	b.response = response
+	if b.ctx.Err() != nil { // what a server says to a connection that ends counts for nothing
+		return context.Cause(b.ctx)
+	}
 	b.watch.answer(b.d.clock.Now())
 	b.answer, err = readAnswer(response, w, b.d.clock.Now())
 	return err

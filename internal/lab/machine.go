@@ -58,8 +58,23 @@ func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 		ID: "medium", Path: d.file("medium.raw"), Format: "raw", Serial: "holdfast-medium", Bus: bus,
 		BootIndex: place, Removable: true,
 	})
+	if h.SeedStick != "" {
+		m.Disks = append(m.Disks, qemu.Disk{ID: "seed", Path: d.file(stickFile), Format: "raw", Serial: "holdfast-seed", Bus: qemu.USB, BootIndex: -1, Removable: true})
+	}
 	return m
 }
+
+// Forms of a file system on the stick with a seed.
+const (
+	FAT = "FAT"
+	ISO = "ISO"
+)
+
+// stickFile is the stick's file, stickSize its size in bytes: FAT32 needs some room.
+const (
+	stickFile = "seed.raw"
+	stickSize = 64 << 20
+)
 
 // changedMachine is a clone's machine with what h adds or takes away. Its first disk
 // is that of the original; the sizes after the first in h are new disks.

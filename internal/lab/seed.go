@@ -3,20 +3,25 @@ package lab
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/media"
+	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/internal/seedsource"
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
+	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
 // ReleaseURL is where a node of the lab finds the release tree of its lab. It is an
@@ -65,36 +70,100 @@ func seedMembers(in seedInput) (map[string]any, error) {
 	return members, nil
 }
 
-// seedArchive is the tar that goes to the seed's place on the medium.
-func seedArchive(in seedInput) ([]byte, error) {
+// seedFiles are the documents as files, in the order of their names.
+func seedFiles(in seedInput) ([]seed.Member, error) {
 	members, err := seedMembers(in)
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, 0, len(members))
-	for name := range members {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	var archive bytes.Buffer
-	w := tar.NewWriter(&archive)
-	for _, name := range names {
+	var files []seed.Member
+	for _, name := range slices.Sorted(maps.Keys(members)) {
 		raw, err := json.Marshal(members[name])
 		if err != nil {
 			return nil, fmt.Errorf("encoding the seed member %s: %w", name, err)
 		}
-		header := &tar.Header{Name: name + ".json", Mode: 0o600, Size: int64(len(raw)), Format: tar.FormatUSTAR, ModTime: time.Unix(0, 0)}
-		if err := w.WriteHeader(header); err != nil {
-			return nil, fmt.Errorf("writing the seed member %s: %w", name, err)
+		files = append(files, seed.Member{Name: name + ".json", Data: raw})
+	}
+	return files, nil
+}
+
+// sealed seals all documents but the request to install, and gives the string by which the
+// machine tells its system the key.
+func sealed(files []seed.Member) (_ []seed.Member, key string, err error) {
+	private, public, err := seed.NewKey()
+	if err != nil {
+		return nil, "", fmt.Errorf("sealing the seed: %w", err)
+	}
+	to, err := seed.Recipients([]string{public}, "")
+	if err != nil {
+		return nil, "", fmt.Errorf("sealing the seed: %w", err)
+	}
+	out := slices.Clone(files)
+	for i, file := range files {
+		if file.Name == "install.json" {
+			continue
 		}
-		if _, err := w.Write(raw); err != nil {
-			return nil, fmt.Errorf("writing the seed member %s: %w", name, err)
+		if out[i], err = seed.Seal(file.Name, file.Data, to...); err != nil {
+			return nil, "", fmt.Errorf("sealing the seed: %w", err)
+		}
+	}
+	return out, seedsource.KeyString + strings.TrimSpace(private), nil
+}
+
+// seedArchive is the tar that goes to the seed's place on the medium.
+func seedArchive(files []seed.Member) ([]byte, error) {
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for _, file := range files {
+		header := &tar.Header{Name: file.Name, Mode: 0o600, Size: int64(len(file.Data)), Format: tar.FormatUSTAR, ModTime: time.Unix(0, 0)}
+		if err := w.WriteHeader(header); err != nil {
+			return nil, fmt.Errorf("writing the seed member %s: %w", file.Name, err)
+		}
+		if _, err := w.Write(file.Data); err != nil {
+			return nil, fmt.Errorf("writing the seed member %s: %w", file.Name, err)
 		}
 	}
 	if err := w.Close(); err != nil {
 		return nil, fmt.Errorf("writing the seed: %w", err)
 	}
 	return archive.Bytes(), nil
+}
+
+// makeStick makes a file system with the documents, as a person would on a stick or a disc.
+func (u *up) makeStick(ctx context.Context, files []seed.Member) error {
+	dir, err := os.MkdirTemp(string(u.d), "seed-")
+	if err != nil {
+		return fmt.Errorf("making the seed's stick: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	stick := u.d.file(stickFile)
+	args := []string{"-i", stick}
+	for _, file := range files {
+		path := filepath.Join(dir, file.Name)
+		if err := os.WriteFile(path, file.Data, 0o600); err != nil {
+			return fmt.Errorf("making the seed's stick: %w", err)
+		}
+		args = append(args, path)
+	}
+	commands := []run.Command{u.tools.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", seedsource.LabelSeed, "-o", stick, dir)}
+	if u.o.Hardware.SeedStick == FAT {
+		if err := os.WriteFile(stick, nil, 0o600); err != nil {
+			return fmt.Errorf("making the seed's stick: %w", err)
+		}
+		if err := os.Truncate(stick, stickSize); err != nil {
+			return fmt.Errorf("making the seed's stick: %w", err)
+		}
+		commands = []run.Command{
+			u.tools.Command("mformat", "-i", stick, "-F", "-v", seedsource.LabelSeed, "::"),
+			u.tools.Command("mcopy", append(args, "::")...),
+		}
+	}
+	for _, command := range commands {
+		if _, err := u.runner(ctx, command); err != nil {
+			return fmt.Errorf("making the seed's stick: %w", err)
+		}
+	}
+	return nil
 }
 
 // buildVersion reads which release a build folder holds.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/media"
+	"github.com/holdfast-os/holdfast/internal/seed"
 )
 
 var somePEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("not really DER")})
@@ -43,7 +44,7 @@ func members(t *testing.T, archive []byte) map[string]string {
 // The seed makes the node install by itself, trust the lab and get its releases
 // from this computer; these are the documents that a node reads.
 func TestSeedArchive_WithReleaseServer_HoldsTheFourDocuments(t *testing.T) {
-	archive, err := seedArchive(seedInput{ClientCert: somePEM, ReleasePort: 8123})
+	archive, err := archiveOf(seedInput{ClientCert: somePEM, ReleasePort: 8123})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func TestSeedArchive_WithReleaseServer_HoldsTheFourDocuments(t *testing.T) {
 
 // A VM test changes one document and leaves the others alone.
 func TestSeedArchive_Replacements_AddChangeAndRemove(t *testing.T) {
-	archive, err := seedArchive(seedInput{ClientCert: somePEM, Replace: map[string]any{
+	archive, err := archiveOf(seedInput{ClientCert: somePEM, Replace: map[string]any{
 		"install": nil, "applications": object{"version": "1"}, "network": object{"version": "1"},
 	}})
 	if err != nil {
@@ -161,5 +162,41 @@ func TestMakeCD_Medium_HasOneTableForSectorsOf2048(t *testing.T) {
 	table, err := media.ReadTable(file, info.Size())
 	if err != nil || table.Sector != 2048 || len(table.Partitions) != layout.UsrA {
 		t.Errorf("got sectors of %d and %d partitions, %v", table.Sector, len(table.Partitions), err)
+	}
+}
+
+func archiveOf(in seedInput) ([]byte, error) {
+	files, err := seedFiles(in)
+	if err != nil {
+		return nil, err
+	}
+	return seedArchive(files)
+}
+
+// Whoever finds the medium of a sealed seed reads that an installation is wanted, and nothing else.
+func TestSealed_Seed_HidesAllButTheInstallation(t *testing.T) {
+	files, err := seedFiles(seedInput{ClientCert: somePEM, ReleasePort: 8123})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden, key, err := sealed(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, file := range hidden {
+		names = append(names, file.Name)
+	}
+	if diff := cmp.Diff([]string{"applications.json.age", "incus.json.age", "install.json", "provider.json.age"}, names); diff != "" {
+		t.Error(diff)
+	}
+	text, found := strings.CutPrefix(key, "holdfast.seed-key=")
+	keys, err := seed.ParseKeys(text)
+	if err != nil || !found {
+		t.Fatalf("the key is %q, %v", key, err)
+	}
+	opened, err := seed.Unseal(hidden[1], keys...)
+	if err != nil || string(opened) != string(files[1].Data) {
+		t.Errorf("with the key the document is %q, %v", opened, err)
 	}
 }

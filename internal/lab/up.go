@@ -46,6 +46,9 @@ type Hardware struct {
 	// DiskBus defaults to virtio, MediumBus to usb. A medium on qemu.CDROM is the image as
 	// a CD.
 	DiskBus, MediumBus qemu.Bus
+	// SeedStick, FAT or ISO, has the seed on a stick of its own with the label SEED_DATA,
+	// and none on the medium.
+	SeedStick string
 	// DiskSector is the sector size of the disks in bytes, default 512; DiskPhysicalSector
 	// the one that they have inside, default the same.
 	DiskSector, DiskPhysicalSector int
@@ -91,6 +94,8 @@ type Options struct {
 	Hardware Hardware
 	// Seed replaces members of the seed by base name ("network"); nil leaves one out.
 	Seed map[string]any
+	// SealSeed seals all of them but "install"; the machine's SMBIOS table has the key.
+	SealSeed bool
 	// WriteLog is a file that gets every write and flush of the first disk, in the format of
 	// the kernel's dm-log-writes, until the machine is switched off; only for a machine that
 	// is restored from its snapshot. Default none.
@@ -395,11 +400,28 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 		}
 		in.Replace["install"] = nil
 	}
-	seed, err := seedArchive(in)
+	files, err := seedFiles(in)
 	if err != nil {
 		return err
 	}
-	return u.makeMedia(seed)
+	if u.o.SealSeed {
+		var key string
+		if files, key, err = sealed(files); err != nil {
+			return err
+		}
+		u.s.Machine.SMBIOS = append(u.s.Machine.SMBIOS, key)
+	}
+	if u.o.Hardware.SeedStick != "" {
+		if err := u.makeStick(ctx, files); err != nil {
+			return err
+		}
+		files = nil
+	}
+	archive, err := seedArchive(files)
+	if err != nil {
+		return err
+	}
+	return u.makeMedia(archive)
 }
 
 // makeMedia writes the image to what the machine is started from.

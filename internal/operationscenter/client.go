@@ -285,6 +285,10 @@ func (c *Client) once(ctx context.Context, pin *x509.Certificate, method string,
 		request.Header.Set("Content-Type", "application/json")
 	}
 	response, err := c.connect(pin).Do(request)
+	if err == nil && a.ctx.Err() != nil {
+		// A server that notices the end of the connection may still answer something.
+		a.response, err = response, a.ctx.Err()
+	}
 	if err != nil {
 		err = c.hide(a.cause(err))
 		a.Close()
