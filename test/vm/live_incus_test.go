@@ -100,15 +100,15 @@ func TestStockClient_TalksToTheNode(t *testing.T) {
 }
 
 // The node exists to run this: an instance with a limit that it sees itself, which
-// comes back with its data after a reboot without anybody's doing.
+// comes back with its data after a reboot without anybody's doing. The tests of updates have
+// a container like this one, through four restarts, so that it is made here only without them.
 func TestContainer_LaunchExecLimitReboot(t *testing.T) {
+	if !*quick {
+		longOnly(t)
+	}
 	n := fresh(t)
 	c := stockClient(t, n)
 	c.launch(t)
-	if !*quick && !*long {
-		return // the test of updates has a container like this one, through four restarts
-	}
-
 	events := n.listen(t)
 	if err := n.api.Reboot(t.Context()); err != nil {
 		t.Fatal(err)

@@ -41,8 +41,8 @@ func TestInstall_Refusals(t *testing.T) {
 		seed     map[string]any
 		says     []string
 	}{
-		{name: "no TPM", hardware: lab.Hardware{NoTPM: true}, says: []string{"TPM", "no TPM"}},
-		{name: "disk too small", hardware: lab.Hardware{DiskGiB: []int{10}}, says: []string{"10 GiB", "20 GiB"}},
+		{name: "no TPM", long: true, hardware: lab.Hardware{NoTPM: true}, says: []string{"TPM", "no TPM"}},
+		{name: "disk too small", long: true, hardware: lab.Hardware{DiskGiB: []int{10}}, says: []string{"10 GiB", "20 GiB"}},
 		{name: "two disks", hardware: lab.Hardware{DiskGiB: []int{20, 20}}, says: []string{"several disks", "target"}},
 		{name: "no disk fits the target", long: true, seed: install(map[string]any{"target": map[string]any{"id": "nothing-like-it"}}), says: []string{"no disk meets"}},
 		{name: "without a TPM that is there", long: true, seed: install(map[string]any{"security": map[string]any{"missing_tpm": true}}), says: []string{"missing_tpm", "the machine has a TPM"}},
