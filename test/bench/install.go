@@ -48,7 +48,7 @@ func takeInstall(ctx context.Context, b *bench) ([]record, error) {
 		return nil, err
 	}
 	return []record{{ID: "install", Value: steps.Total, Other: dd.Seconds(), How: fmt.Sprintf(
-		"from the installer's first line on the serial port to its last; %.1f s of it copy %d MiB, each part read back from the disk and compared by SHA-256 (%s). "+
+		"from the installer's first line on the serial port to its last; %.1f s of it copy %d MiB, each part read back from the disk and compared by its sum (%s). "+
 			"dd: %s with fsync, not read back. Both read from USB and write to virtio.",
 		steps.Copying, steps.MiB, strings.Join(steps.Parts, ", "), megabytes(size))}}, nil
 }
