@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/client"
 	"github.com/holdfast-os/holdfast/internal/release"
+	"github.com/holdfast-os/holdfast/internal/system/room"
 )
 
 // usageError is a command line that makes no sense: exit code 2.
@@ -65,6 +66,8 @@ func wayOn(err error) string {
 		return "--ca FILE, with the certificate that signs this tree; if it does sign it, somebody has changed the tree"
 	case errors.Is(err, release.ErrPublished):
 		return "holdfast image build, which makes a new version"
+	case errors.Is(err, room.ErrFull):
+		return "make clean removes all that was built here (not the cache); .lab holds the virtual machines"
 	case errors.Is(err, client.ErrNoEndpoint):
 		return "--endpoint https://NODE:8443 --cert FILE --key FILE, or holdfast lab up"
 	case errors.Is(err, client.ErrServerCertificate):

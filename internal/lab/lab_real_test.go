@@ -71,8 +71,12 @@ func TestLab_RunningMachineSaved_ComesBackFromItsSnapshot(t *testing.T) {
 
 	s, err := loadState(d.file("state.json"))
 	check(err)
-	check(l.snapshot(ctx, d, s))
+	saved, err := l.snapshot(ctx, d, s)
+	check(err)
 	checkStatus(t, ctx, d, "running")
+	if got := saved.Machine.Disks[0]; got.Format != "qcow2" || got.Path != d.file("disk0.qcow2") {
+		t.Errorf("after its snapshot the machine writes to %s (%s): the snapshot is not safe", got.Path, got.Format)
+	}
 	check(l.Power(ctx, "tiny", Cut))
 	restored, err := l.restore(ctx, d, "")
 	check(err)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,58 +91,72 @@ func stopTPM(ctx context.Context, d dir) error {
 	return nil
 }
 
-// snapshot saves the running machine and lets it go on.
-func (l *Lab) snapshot(ctx context.Context, d dir, s state) (err error) {
+// snapshot saves the running machine and starts it again from there: its disks become
+// the snapshot's as they are, not copied, and the machine goes on with overlays on
+// them. Until the old machine has ended, nothing of it is changed.
+func (l *Lab) snapshot(ctx context.Context, d dir, s state) (state, error) {
+	next := dir(d.file("snapshot.new"))
+	if err := l.saveMemory(ctx, d, s, next); err != nil {
+		return state{}, fmt.Errorf("making the snapshot: %w", err)
+	}
+	if err := l.stopHard(ctx, d); err != nil {
+		return state{}, fmt.Errorf("making the snapshot: %w", err)
+	}
+	if err := os.RemoveAll(d.file("snapshot")); err != nil {
+		return state{}, fmt.Errorf("replacing the snapshot: %w", err)
+	}
+	if err := os.Rename(string(next), d.file("snapshot")); err != nil {
+		return state{}, fmt.Errorf("finishing the snapshot: %w", err)
+	}
+	return l.restore(ctx, d, "")
+}
+
+// saveMemory makes the folder next with all that a snapshot is. The machine stands
+// still afterwards, or goes on when that failed.
+func (l *Lab) saveMemory(ctx context.Context, d dir, s state, next dir) error {
 	client, done, err := connect(ctx, d)
 	if err != nil {
 		return err
 	}
 	defer done()
-	next := d.file("snapshot.new")
-	if err := os.RemoveAll(next); err != nil {
+	if err := os.RemoveAll(string(next)); err != nil {
 		return fmt.Errorf("removing an unfinished snapshot: %w", err)
 	}
-	if err := os.Mkdir(next, 0o700); err != nil {
-		return fmt.Errorf("making the snapshot: %w", err)
+	if err := os.Mkdir(string(next), 0o700); err != nil {
+		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, saveLimit)
 	defer cancel()
-	err = client.SaveMemory(limited, filepath.Join(next, "state.bin"))
+	err = client.SaveMemory(limited, next.file("state.bin"))
 	if err == nil {
-		err = copyParts(dir(next), d, s.Machine)
+		err = linkDisks(next, s.Machine.Disks)
 	}
-	// Whatever happened, the machine shall go on.
+	if err == nil {
+		err = copyFirmware(next, d, s.Machine)
+	}
+	if err == nil {
+		err = s.save(next.file("state.json"))
+	}
+	if err == nil {
+		return nil
+	}
 	again, cancelAgain := context.WithTimeout(context.WithoutCancel(ctx), controlLimit)
 	defer cancelAgain()
-	if contErr := client.Continue(again); err == nil {
-		err = contErr
-	}
-	if err != nil {
-		return fmt.Errorf("making the snapshot: %w", err)
-	}
-	if err := s.save(filepath.Join(next, "state.json")); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(d.file("snapshot")); err != nil {
-		return fmt.Errorf("replacing the snapshot: %w", err)
-	}
-	if err := os.Rename(next, d.file("snapshot")); err != nil {
-		return fmt.Errorf("finishing the snapshot: %w", err)
-	}
-	return nil
+	return errors.Join(err, client.Continue(again), os.RemoveAll(string(next)))
 }
 
-// copyParts copies what of a machine lies in files: disks, variables, TPM.
-func copyParts(to, from dir, m qemu.Machine) error {
-	for _, disk := range m.Disks {
+// linkDisks gives the folder to the disks that stay in a machine, as second names of
+// the same files: a copy would take several GB beside them.
+func linkDisks(to dir, disks []qemu.Disk) error {
+	for _, disk := range disks {
 		if disk.Removable {
 			continue
 		}
-		if err := qemu.CopySparse(to.file(filepath.Base(disk.Path)), disk.Path); err != nil {
+		if err := os.Link(disk.Path, to.file(filepath.Base(disk.Path))); err != nil {
 			return err
 		}
 	}
-	return copyFirmware(to, from, m)
+	return nil
 }
 
 func copyFirmware(to, from dir, m qemu.Machine) error {
@@ -188,6 +203,9 @@ func overlayDisks(d, from dir, disks []qemu.Disk) ([]qemu.Disk, error) {
 			return nil, err
 		}
 		out[i].Path, out[i].Format = d.file(disk.ID+".qcow2"), "qcow2"
+		if err := os.Remove(out[i].Path); err != nil && !os.IsNotExist(err) { // never write into a file that is the snapshot's too
+			return nil, fmt.Errorf("removing the disk after the snapshot: %w", err)
+		}
 		if err := qemu.MakeOverlay(out[i].Path, base, disk.Format, size); err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
+	"github.com/holdfast-os/holdfast/internal/system/room"
 	"github.com/holdfast-os/holdfast/internal/system/swtpm"
 	"golang.org/x/sys/unix"
 )
@@ -282,6 +283,10 @@ func (u *up) phase(ctx context.Context, name string, limit time.Duration, work f
 	return failure
 }
 
+// installRoom is what a machine comes to take until it is ready, measured: the medium
+// 0.8 GB, the disk 5 GB, the memory in its snapshot 1.2 GB, and some to work with.
+const installRoom = 8 << 30
+
 // create makes and installs a machine.
 func (u *up) create(ctx context.Context) error {
 	if u.o.Variant == VariantTest || u.o.From != "" {
@@ -289,7 +294,10 @@ func (u *up) create(ctx context.Context) error {
 	}
 	version := ""
 	if !u.o.Hardware.NoMedium || u.o.Hardware.Live {
-		var err error
+		err := room.Check(string(u.d), installRoom)
+		if err != nil {
+			return err
+		}
 		if version, err = buildVersion(u.o.BuildDir); err != nil {
 			return err
 		}

@@ -207,7 +207,11 @@ func (u *up) finish(ctx context.Context) (err error) {
 		return nil
 	}
 	return u.phase(ctx, "snapshot", saveLimit, func(ctx context.Context) error {
-		return u.snapshot(ctx, u.d, u.s)
+		again, err := u.snapshot(ctx, u.d, u.s)
+		if err == nil {
+			u.s = again
+		}
+		return err
 	})
 }
 
