@@ -97,6 +97,13 @@ type Options struct {
 	Seed map[string]any
 	// SealSeed seals all of them but "install"; the machine's SMBIOS table has the key.
 	SealSeed bool
+	// Medium is a file that is the install medium as it is, with the seed in it. It is copied.
+	// Default one made of the build with the seed of the lab, which alone Seed, SealSeed,
+	// Hardware.SeedStick and Hardware.Live change.
+	Medium string
+	// ClientCert and ClientKey, both PEM, are who the lab is when it asks the node; a Medium
+	// has to name the certificate. Default a pair that is made once.
+	ClientCert, ClientKey []byte
 	// WriteLog is a file that gets every write and flush of the first disk, in the format of
 	// the kernel's dm-log-writes, until the machine is switched off; only for a machine that
 	// is restored from its snapshot. Default none.
@@ -292,6 +299,9 @@ func (u *up) create(ctx context.Context) error {
 	if u.o.Variant == VariantTest || u.o.From != "" {
 		return u.createClone(ctx)
 	}
+	if err := u.checkMedium(); err != nil {
+		return err
+	}
 	version := ""
 	if !u.o.Hardware.NoMedium || u.o.Hardware.Live {
 		err := room.Check(string(u.d), installRoom)
@@ -314,7 +324,7 @@ func (u *up) create(ctx context.Context) error {
 	}
 	var cert []byte
 	if err := u.phase(ctx, "client certificate", 0, func(context.Context) (err error) {
-		cert, err = clientCert(u.d)
+		cert, err = u.clientCert()
 		return err
 	}); err != nil {
 		return err
@@ -399,6 +409,9 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 	}
 	if u.o.Hardware.NoMedium && !u.o.Hardware.Live {
 		return nil
+	}
+	if u.o.Medium != "" {
+		return qemu.CopySparse(u.d.file("medium.raw"), u.o.Medium)
 	}
 	in := seedInput{ClientCert: cert, ReleasePort: u.s.ReleasePort, Replace: u.o.Seed}
 	if u.o.Hardware.Live {

@@ -118,7 +118,7 @@ func (b tab) dark(name string) {
 // download clicks on something, waits for the file, and gives its content.
 func (b tab) download(selector, name string) []byte {
 	b.t.Helper()
-	data, err := os.ReadFile(b.Save(selector, name, "#state", drive.Patience))
+	data, err := os.ReadFile(b.Save(selector, name, drive.Patience))
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -148,9 +148,20 @@ func Value[T any](b *Tab, action chromedp.Action[T]) T {
 	defer stop()
 	v, err := chromedp.Run(ctx, action)
 	if err != nil {
-		b.t.Fatalf("%v; the browser complains: %q", err, b.Troubles())
+		b.t.Fatalf("%v; the browser complains: %q; it shows:\n%s", err, b.Troubles(), b.shown())
 	}
 	return v
+}
+
+// shown is what a person reads in the page, as far as it can be had.
+func (b *Tab) shown() string {
+	ctx, stop := context.WithTimeout(b.ctx, 5*time.Second)
+	defer stop()
+	text, err := chromedp.Run(ctx, chromedp.Evaluate[string](`location.href + "\n" + document.body.innerText.slice(0, 4000)`))
+	if err != nil {
+		return err.Error()
+	}
+	return text
 }
 
 // Text evaluates an expression that is a text.
@@ -174,9 +185,8 @@ func (b *Tab) Clear(ids ...string) {
 	}
 }
 
-// Save clicks on something, waits at most limit for the file, and gives where it lies. status
-// is a CSS selector of what the page says meanwhile, for a download that does not end.
-func (b *Tab) Save(selector, name, status string, limit time.Duration) string {
+// Save clicks on something, waits at most limit for the file, and gives where it lies.
+func (b *Tab) Save(selector, name string, limit time.Duration) string {
 	b.t.Helper()
 	b.Run(Click(selector))
 	timer := time.NewTimer(limit)
@@ -184,10 +194,10 @@ func (b *Tab) Save(selector, name, status string, limit time.Duration) string {
 	select {
 	case state := <-b.done:
 		if state != "completed" {
-			b.t.Fatalf("the download of %s is %s; the page says %q", name, state, b.said(status))
+			b.t.Fatalf("the download of %s is %s; the browser shows:\n%s", name, state, b.shown())
 		}
 	case <-timer.C:
-		b.t.Fatalf("the download of %s does not end within %s; the page says %q, and the browser complains: %q", name, limit, b.said(status), b.Troubles())
+		b.t.Fatalf("the download of %s does not end within %s; the browser complains: %q; it shows:\n%s", name, limit, b.Troubles(), b.shown())
 	}
 	path := filepath.Join(b.dir, name)
 	if _, err := os.Stat(path); err != nil {
@@ -195,9 +205,4 @@ func (b *Tab) Save(selector, name, status string, limit time.Duration) string {
 		b.t.Fatalf("the download of %s has ended, and there is %q: %v", name, files, err)
 	}
 	return path
-}
-
-func (b *Tab) said(selector string) string {
-	b.t.Helper()
-	return b.Text(`document.querySelector(` + strconv.Quote(selector) + `)?.textContent ?? ""`)
 }
