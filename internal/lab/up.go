@@ -105,8 +105,8 @@ type Options struct {
 	// has to name the certificate. Default a pair that is made once.
 	ClientCert, ClientKey []byte
 	// WriteLog is a file that gets every write and flush of the first disk, in the format of
-	// the kernel's dm-log-writes, until the machine is switched off; only for a machine that
-	// is restored from its snapshot. Default none.
+	// the kernel's dm-log-writes, until the machine is switched off: of the first start by
+	// this Up, which is the one from the medium for a new machine. Default none.
 	WriteLog string
 	// NoWait returns when the machine has been started. NoSnapshot makes none.
 	NoWait, NoSnapshot bool

@@ -18,7 +18,7 @@
 // Flags, as in `go test -v -timeout 3h ./test/vm -long`: -quick runs what needs the live
 // machine and one reboot, -long adds whole installations, the network against peers in
 // namespaces, every command of the stock client and every kind of bad release; -points N cuts
-// the power at N moments of an update. With -short nothing runs at all, since `make check` starts no machine.
+// the power at N moments of an update, and of an installation. With -short nothing runs at all, since `make check` starts no machine.
 package vm
 
 import (
@@ -42,7 +42,7 @@ import (
 var (
 	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
 	long   = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
-	points = flag.Int("points", 3, "at how many moments of an update the power is cut")
+	points = flag.Int("points", 3, "at how many moments of an update, and of an installation, the power is cut")
 )
 
 // baseName is the lab that all tests start from.

@@ -151,3 +151,91 @@ func TestCut_Backwards_IsRefused(t *testing.T) {
 		t.Error("a flushed write can be taken back, or one be made that was not recorded")
 	}
 }
+
+// A cut in an installation may leave gigabytes that nobody had flushed: they are added to a
+// copy, and are the same as Cut would leave.
+func TestRest_OnACopy_IsWhatCutWouldLeave(t *testing.T) {
+	events := []event{
+		{at: 0, sectors: 1, fill: 'a'}, {at: 1, sectors: 2, fill: 'b'}, {flags: flush},
+		{at: 0, sectors: 1, fill: 0}, {at: 3, sectors: 1, fill: 'd', flags: fua}, {at: 1, sectors: 1, flags: discard}, {at: 2, sectors: 1, fill: 'e'},
+	}
+	for name, c := range map[string]struct {
+		keep func(int) bool
+		want string
+	}{
+		"nothing": {nil, "abbd"},
+		"all":     {func(int) bool { return true }, "\x00bed"},
+		"some":    {func(i int) bool { return i == 3 }, "\x00bbd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk, log := recorded(t, events...)
+			d, err := writelog.Open(disk, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if err := d.Cut(len(d.Entries), nil); err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(disk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copied := filepath.Join(t.TempDir(), "copy")
+			if err := os.WriteFile(copied, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Rest(copied, len(d.Entries), c.keep); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, letters(t, copied)); diff != "" {
+				t.Errorf("the copy (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The moment at which a partition table is written is found by what is in it.
+func TestFirst_ContentAtAPlace_NamesTheWrite(t *testing.T) {
+	disk, log := recorded(t, event{at: 0, sectors: 2, fill: 'a'}, event{flags: flush}, event{at: 1, sectors: 1, flags: discard}, event{at: 1, sectors: 1, fill: 'b'})
+	d, err := writelog.Open(disk, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	type answer struct {
+		Entry int
+		Found bool
+	}
+	got := map[string]answer{}
+	for _, content := range []string{"aa", "bb", "cc"} {
+		entry, found, err := d.First(sector+1, []byte(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[content] = answer{entry, found}
+	}
+	if diff := cmp.Diff(map[string]answer{"aa": {0, true}, "bb": {3, true}, "cc": {}}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Moments are spread by what was written, and gigabytes of zeros do not take them all.
+func TestSpread_ByBytes_ZerosCountLittle(t *testing.T) {
+	const mib = 1 << 20
+	entries := []writelog.Entry{{Length: 64 * mib}, {Flush: true}, {Length: 8 * mib, Discard: true}, {Length: mib}, {Length: mib}, {Length: mib}, {Length: mib / 2}, {Length: mib / 2}, {Flush: true}, {Length: mib}}
+	for name, c := range map[string]struct {
+		first, end, count int
+		want              []int
+	}{
+		"one":                 {0, len(entries), 1, []int{5}},
+		"three":               {0, len(entries), 3, []int{1, 5, 8}},
+		"a part":              {3, 6, 3, []int{4, 5, 6}},
+		"none to be had":      {8, 9, 2, nil},
+		"more than there are": {4, 6, 5, []int{5, 6}},
+	} {
+		if diff := cmp.Diff(c.want, writelog.Spread(entries, c.first, c.end, c.count)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
