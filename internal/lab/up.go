@@ -39,6 +39,8 @@ type Hardware struct {
 	NoTPM, BIOS, NoNetwork bool
 	// Taps are tap devices of this computer, one more network card for each.
 	Taps []string
+	// NetworkBoot starts from the card at the first of Taps when no disk can be started.
+	NetworkBoot bool
 	// DiskGiB are the sizes of the disks in GiB, default one of DefaultDiskGiB. The
 	// first has the serial number holdfast-disk, later ones holdfast-disk1 and on.
 	DiskGiB []int
@@ -303,7 +305,7 @@ func (u *up) create(ctx context.Context) error {
 		return err
 	}
 	version := ""
-	if !u.o.Hardware.NoMedium || u.o.Hardware.Live {
+	if !u.o.Hardware.NoMedium || u.o.Hardware.Live || u.o.Hardware.NetworkBoot {
 		err := room.Check(string(u.d), installRoom)
 		if err != nil {
 			return err
