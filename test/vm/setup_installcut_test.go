@@ -79,16 +79,19 @@ func (r *recording) interrupt(t *testing.T, n *node, want installation) {
 			t.Error(err)
 		}
 	})
-	moments := interruptions(t, disk, info.Size(), *points)
+	moments, err := disk.Moments(info.Size(), *points)
+	if err != nil {
+		t.Fatal(err)
+	}
 	outcomes, came := map[string]int{}, 0
 	for i, m := range moments {
-		t.Run(fmt.Sprintf("%s, %s after %d of %d", m.where, m.rest, m.after, len(disk.Entries)), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s, %s after %d of %d", m.Where, m.Rest, m.After, len(disk.Entries)), func(t *testing.T) {
 			watched(t, n)
 			begun := time.Now()
-			r.cutAt(t, n, disk, base, m.cut())
+			r.cutAt(t, n, disk, base, cut{after: m.After, place: m.Where, rest: m.Rest})
 			how := n.afterPowerOn(t)
-			if !slices.Contains(m.ends, how) {
-				t.Errorf("the machine %s, and should have: %s", how, strings.Join(m.ends, ", or "))
+			if !slices.Contains(ways[m.Where], how) {
+				t.Errorf("the machine %s, and not as it should: %s", how, strings.Join(ways[m.Where], ", or "))
 			}
 			t.Logf("cut %d of %d: the machine %s, %s after power on", i+1, len(moments), how, time.Since(begun).Round(time.Second))
 			if how == again {
@@ -99,7 +102,7 @@ func (r *recording) interrupt(t *testing.T, n *node, want installation) {
 					t.Errorf("what is on the disk (-uninterrupted +interrupted):\n%s", diff)
 				}
 			}
-			if m.ready || how == started {
+			if m.Where == writelog.BeforeTable || how == started {
 				n.goOn(t, how)
 				if diff := cmp.Diff(want.lived(), look(t, n.disk()).lived()); diff != "" {
 					t.Errorf("what stays on the disk (-uninterrupted +interrupted):\n%s", diff)
@@ -107,14 +110,14 @@ func (r *recording) interrupt(t *testing.T, n *node, want installation) {
 			}
 			if !t.Failed() {
 				came++
-				outcomes[m.where+", "+m.rest+": "+how]++
+				outcomes[m.Where+", "+m.Rest+": "+how]++
 			}
 		})
 	}
 	var said []string
 	for _, m := range moments {
 		for _, how := range []string{again, started} {
-			if outcome := m.where + ", " + m.rest + ": " + how; outcomes[outcome] > 0 {
+			if outcome := m.Where + ", " + m.Rest + ": " + how; outcomes[outcome] > 0 {
 				said = append(said, fmt.Sprintf("%s %d", outcome, outcomes[outcome]))
 				delete(outcomes, outcome)
 			}
@@ -123,64 +126,10 @@ func (r *recording) interrupt(t *testing.T, n *node, want installation) {
 	t.Logf("NUMBER install_power_cuts %d of %d: %s", len(moments)-came, len(moments), strings.Join(said, "; "))
 }
 
-// An interruption is a moment of an installation, and what may come of it.
-type interruption struct {
-	// after is how many entries of the log have happened, rest what became of those that
-	// nobody had flushed, as in cut.
-	after       int
-	where, rest string
-	// ends are the ways that the machine may go on. ready has it go on to a ready node, even
-	// if it was installed again.
-	ends  []string
-	ready bool
-}
-
-func (m interruption) cut() cut { return cut{after: m.after, place: m.where, rest: m.rest} }
-
-// interruptions picks moments: one when all data are on the disk and no table is, one when the
-// table is, from five on one between the two copies of the table, and the others evenly by the
-// bytes that were written before.
-func interruptions(t *testing.T, disk *writelog.Disk, size int64, count int) []interruption {
-	t.Helper()
-	header := []byte("EFI PART")
-	primary, first, err := disk.First(512, header)
-	backup, second, err2 := disk.First(size-512, header)
-	if err := errors.Join(err, err2); err != nil || !first || !second {
-		t.Fatalf("the recording of %d writes has both copies of the table: %v and %v, %v", len(disk.Entries), first, second, err)
-	}
-	// Behind the last of the data, up to where the backup table lies, come flushes, and then the
-	// first write of a table: the cut lies right before that one.
-	tables := min(primary, backup)
-	data := lastIndex(disk.Entries[:tables], func(e writelog.Entry) bool {
-		return e.Length > 0 && !e.Discard && e.Offset >= layout.FirstByte && e.Offset < size-layout.MiB
-	})
-	before := data + 1 + slices.IndexFunc(disk.Entries[data+1:], func(e writelog.Entry) bool { return e.Length > 0 && !e.Discard })
-	durable := slices.IndexFunc(disk.Entries[max(primary, backup):], func(e writelog.Entry) bool { return e.Flush })
-	if data < 0 || durable < 0 {
-		t.Fatalf("the recording has data up to entry %d, tables at %d and %d, and no flush behind them", data, primary, backup)
-	}
-	special := 2
-	if count >= 5 {
-		special = 3
-	}
-	var all []interruption
-	for i, after := range writelog.Spread(disk.Entries, 0, data+1, count-special) {
-		all = append(all, interruption{after, "amid the data", []string{"torn", "lost", "kept"}[i%3], []string{again}, false})
-	}
-	all = append(all, interruption{before, "before the table", "lost", []string{again}, true})
-	if special == 3 {
-		all = append(all, interruption{max(primary, backup), "amid the table", "kept", []string{again, started}, false})
-	}
-	return append(all, interruption{max(primary, backup) + durable + 1, "behind the table", "lost", []string{started}, true})
-}
-
-func lastIndex[T any](list []T, holds func(T) bool) int {
-	for i := len(list) - 1; i >= 0; i-- {
-		if holds(list[i]) {
-			return i
-		}
-	}
-	return -1
+// ways are how a machine may go on after a cut at a moment. The disk can be started once the
+// table is on it; between its two copies firmware may mend it.
+var ways = map[string][]string{
+	writelog.AmidData: {again}, writelog.BeforeTable: {again}, writelog.AmidTable: {again, started}, writelog.BehindTable: {started},
 }
 
 // cutAt gives the machine the disk, the variables and the TPM of a moment, and starts it from

@@ -239,3 +239,74 @@ func TestSpread_ByBytes_ZerosCountLittle(t *testing.T) {
 		}
 	}
 }
+
+// Which moments of an installation are tried decides what the test of it is worth: the commit
+// is the table, so one lies right before it, one between its copies, one right behind it.
+func TestMoments_OfAnInstallation_LieAroundTheTable(t *testing.T) {
+	const disk = 20 << 20
+	table := func(sectors, header int64) []byte { // a write with the signature of a table
+		text := make([]byte, sectors*sector)
+		copy(text[header*sector:], "EFI PART")
+		return text
+	}
+	type write struct {
+		at      int64
+		content []byte
+		flush   bool
+	}
+	last := int64(disk/sector - 1)
+	writes := []write{
+		{at: last - 9, content: make([]byte, 10*sector)}, {flush: true}, {at: 0, content: make([]byte, 100*sector)}, {flush: true}, // 0 to 3: wiping
+		{at: 2048, content: []byte(filled("aaaa"))}, {at: 4096, content: []byte(filled("bb"))}, {flush: true}, // 4 to 6: data
+		{at: 9000, content: []byte(filled("cccccccc"))}, {at: 9100, content: []byte(filled("d"))}, {flush: true}, {flush: true}, // 7 to 10
+		{at: 0, content: make([]byte, sector)},                 // 11: an old table goes
+		{at: last - 3, content: table(4, 3)},                   // 12: the copy at the end
+		{at: 0, content: table(8, 1)},                          // 13: the table
+		{flush: true}, {at: 1024, content: make([]byte, 4096)}, // 14, 15: the mark goes
+		{flush: true},
+	}
+	dir := t.TempDir()
+	blank, log := filepath.Join(dir, "disk"), filepath.Join(dir, "log")
+	head := func(values ...uint64) []byte {
+		out := make([]byte, 0, sector)
+		for _, v := range values {
+			out = binary.LittleEndian.AppendUint64(out, v)
+		}
+		return out[:sector]
+	}
+	text := head(0x6a736677736872, 1, uint64(len(writes)), sector)
+	for _, w := range writes {
+		flags := uint64(0)
+		if w.flush {
+			flags = flush
+		}
+		text = append(append(text, head(uint64(w.at), uint64(len(w.content)/sector), flags, 0)...), w.content...)
+	}
+	for path, content := range map[string][]byte{log: text, blank: make([]byte, disk)} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := writelog.Open(blank, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for count, want := range map[int][]writelog.Moment{
+		2: {{After: 11, Where: "before the table", Rest: "lost"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+		3: {{After: 3, Where: "amid the data", Rest: "torn"}, {After: 11, Where: "before the table", Rest: "lost"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+		5: {{After: 3, Where: "amid the data", Rest: "torn"}, {After: 5, Where: "amid the data", Rest: "lost"}, {After: 11, Where: "before the table", Rest: "lost"},
+			{After: 13, Where: "amid the table", Rest: "kept"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+	} {
+		got, err := d.Moments(disk, count)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%d moments (-want +got):\n%s", count, diff)
+		}
+	}
+	if _, err := d.Moments(disk+sector, 3); err == nil {
+		t.Error("a recording without the copy of its table gives moments")
+	}
+}
