@@ -100,6 +100,19 @@ func TestUp_CertificateAndMediumGiven_AreUsedAsTheyAre(t *testing.T) {
 	}
 }
 
+// A machine that starts over the network does so while its disks are empty, and from them
+// afterwards.
+func TestMachineOf_NetworkBoot_ComesBehindTheDisks(t *testing.T) {
+	m := machineOf("/p/.lab/x", Hardware{NetworkBoot: true, NoMedium: true, Taps: []string{"hf0"}, DiskGiB: []int{20, 1}}, qemu.TCG, 1)
+	got := []int{m.TapBootIndex}
+	for _, disk := range m.Disks {
+		got = append(got, disk.BootIndex)
+	}
+	if diff := cmp.Diff([]int{2, 0, 1}, got); diff != "" {
+		t.Errorf("the places of card and disks (-want +got):\n%s", diff)
+	}
+}
+
 // A name becomes a folder: it must not lead out of .lab.
 func TestDir_BadNames_AreRefused(t *testing.T) {
 	l := &Lab{root: "/p"}
