@@ -182,7 +182,8 @@ func (d *Disk) Rest(copied string, n int, keep func(entry int) bool) (err error)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	for i := d.durable; i < n; i++ {
-		if e := d.Entries[i]; !e.Through && keep != nil && keep(i) && e.Length > 0 && !e.Discard {
+		// A write that went through is on the copy, and may lie above one that is added now.
+		if e := d.Entries[i]; (e.Through || keep != nil && keep(i)) && e.Length > 0 && !e.Discard {
 			if err := d.write(file, e); err != nil {
 				return err
 			}

@@ -157,7 +157,8 @@ func TestCut_Backwards_IsRefused(t *testing.T) {
 func TestRest_OnACopy_IsWhatCutWouldLeave(t *testing.T) {
 	events := []event{
 		{at: 0, sectors: 1, fill: 'a'}, {at: 1, sectors: 2, fill: 'b'}, {flags: flush},
-		{at: 0, sectors: 1, fill: 0}, {at: 3, sectors: 1, fill: 'd', flags: fua}, {at: 1, sectors: 1, flags: discard}, {at: 2, sectors: 1, fill: 'e'},
+		{at: 0, sectors: 1, fill: 0}, {at: 3, sectors: 1, fill: 'c'}, {at: 3, sectors: 1, fill: 'd', flags: fua},
+		{at: 1, sectors: 1, flags: discard}, {at: 2, sectors: 1, fill: 'e'},
 	}
 	for name, c := range map[string]struct {
 		keep func(int) bool
