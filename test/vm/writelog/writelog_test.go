@@ -166,7 +166,7 @@ func TestRest_OnACopy_IsWhatCutWouldLeave(t *testing.T) {
 	}{
 		"nothing": {nil, "abbd"},
 		"all":     {func(int) bool { return true }, "\x00bed"},
-		"some":    {func(i int) bool { return i == 3 }, "\x00bbd"},
+		"some":    {func(i int) bool { return i == 4 }, "abbd"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk, log := recorded(t, events...)
