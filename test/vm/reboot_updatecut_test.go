@@ -58,7 +58,7 @@ type kept struct {
 // record restores the base machine with a log of its writes.
 func record(t *testing.T) (*node, *recording) {
 	t.Helper()
-	dir := filepath.Join(machines.root, ".lab", baseName, "recording")
+	dir := filepath.Join(machines.root, ".lab", machines.base, "recording")
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +66,8 @@ func record(t *testing.T) (*node, *recording) {
 		t.Fatal(err)
 	}
 	r := &recording{log: filepath.Join(dir, "writes.log")}
-	restore(t, lab.Options{Name: baseName, WriteLog: r.log})
-	n := watched(t, newNode(t, baseName))
+	restore(t, lab.Options{Name: machines.base, WriteLog: r.log})
+	n := watched(t, newNode(t, machines.base))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.follow(ctx, n, dir) }()

@@ -12,7 +12,7 @@ import (
 )
 
 // installName is the machine of the tests that install.
-const installName = baseName + "-install"
+func installName() string { return machines.base + "-install" }
 
 // installLimit bounds an installation, the firmware's part included.
 const installLimit = 20 * time.Minute
@@ -20,9 +20,9 @@ const installLimit = 20 * time.Minute
 // startMedium starts a new machine from the install medium.
 func startMedium(t *testing.T, hardware lab.Hardware, seed map[string]any) *node {
 	t.Helper()
-	t.Cleanup(func() { removeClone(t, installName) })
-	restore(t, lab.Options{Name: installName, Hardware: hardware, Seed: seed, Fresh: true, NoWait: true, NoSnapshot: true})
-	return watched(t, newNode(t, installName))
+	t.Cleanup(func() { removeClone(t, installName()) })
+	restore(t, lab.Options{Name: installName(), Hardware: hardware, Seed: seed, Fresh: true, NoWait: true, NoSnapshot: true})
+	return watched(t, newNode(t, installName()))
 }
 
 // A machine that cannot be installed on must say why on its console, all at once and
@@ -110,7 +110,7 @@ func TestInstall_Interrupted_EndsTheSame(t *testing.T) {
 	limited, cancel := context.WithTimeout(t.Context(), upLimit)
 	defer cancel()
 	info, err := machines.lab.Up(limited, lab.Options{
-		Name: installName, BuildDir: machines.build, ReleaseDir: machines.tree, Progress: os.Stderr, NoSnapshot: true,
+		Name: installName(), BuildDir: machines.build, ReleaseDir: machines.tree, Progress: os.Stderr, NoSnapshot: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestInstall_Interrupted_EndsTheSame(t *testing.T) {
 	if info.Stage != "ready" || !strings.HasPrefix(info.Endpoint, "https://") {
 		t.Errorf("the machine ended as %+v", info)
 	}
-	server, err := newNode(t, installName).api.Server(t.Context())
+	server, err := newNode(t, installName()).api.Server(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
