@@ -59,11 +59,11 @@ test-host: build ## adapters against the real programs on this kernel
 test-vm: build ## the real image in QEMU
 	test/vm/peers/install
 	go test -count=1 $$(go list ./test/vm/... | grep -v '/test/vm$$')
-	go test -count=1 -timeout 75m -v ./test/vm # alone, so that each line is seen when it comes
+	test/vm/halves
 
 test-long: build ## all tests of the image, with installations, the network on the wire and every bad release; hours
 	test/vm/peers/install
-	go test -count=1 -timeout 5h -v ./test/vm -long
+	go test -count=1 -timeout 8h -v ./test/vm -long
 
 campaign-powercut: build ## an update with the power cut at POINTS (default 40) of its writes, in QEMU; hours
 	go test -count=1 -timeout 10h -v ./test/vm -run 'TestUpdate_PowerCut' -points $(or $(POINTS),40)

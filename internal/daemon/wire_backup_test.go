@@ -17,7 +17,6 @@ import (
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/backup"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
-	"github.com/holdfast-os/holdfast/internal/system/block"
 )
 
 // starting is Store and Units of a node with Incus, which does not start with data "bad".
@@ -175,23 +174,5 @@ func TestHostResets_ESP_KeepsAndRemovesFiles(t *testing.T) {
 	}
 	if _, err := os.Stat(outside); err != nil {
 		t.Error(err)
-	}
-}
-
-// A seed that is shorter than the one before it is read to its own end.
-func TestWriteSeed_File_ReadsBackWhatWasWritten(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), "seed"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for _, text := range []string{"a long archive", "short"} {
-		if err := block.WriteBack(f, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(f.Name())
-	if err != nil || string(got) != "shortg archive" {
-		t.Errorf("%q %v", got, err)
 	}
 }

@@ -60,8 +60,7 @@ func (hostResets) ClearTPM(context.Context) error {
 	return err
 }
 
-// WriteSeed leaves what an earlier, longer archive has behind it: the end mark of the new one
-// stands before that.
+// WriteSeed leaves nothing of an earlier archive, which may have had secrets in it.
 func (h hostResets) WriteSeed(ctx context.Context, archive []byte) error {
 	device, err := h.partition(ctx, layout.Seed)
 	if err != nil {
@@ -71,7 +70,7 @@ func (h hostResets) WriteSeed(ctx context.Context, archive []byte) error {
 	if err != nil {
 		return fmt.Errorf("opening the seed partition: %w", err)
 	}
-	return errors.Join(block.WriteBack(f, archive), f.Close())
+	return errors.Join(block.WriteWhole(ctx, f, archive), f.Close())
 }
 
 // RemovePartitions leaves the kernel with the table of before: the node still runs from them.

@@ -183,7 +183,7 @@ func (r resetHands) ClearTPM(context.Context) error {
 	return nil
 }
 
-func (r resetHands) WriteSeed(_ context.Context, archive []byte) error {
+func (r resetHands) WriteSeed(ctx context.Context, archive []byte) error {
 	device := r.disk.Partitions[partSeed]
 	if device == "" {
 		return errors.New("the system disk has no partition 2 (seed-data)")
@@ -192,7 +192,7 @@ func (r resetHands) WriteSeed(_ context.Context, archive []byte) error {
 	if err != nil {
 		return fmt.Errorf("opening the seed partition: %w", err)
 	}
-	return errors.Join(block.WriteBack(f, archive), f.Close())
+	return errors.Join(block.WriteWhole(ctx, f, archive), f.Close())
 }
 
 // RemovePartitions leaves out what is not there: sfdisk refuses such a number.

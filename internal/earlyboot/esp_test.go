@@ -1,6 +1,7 @@
 package earlyboot
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +20,7 @@ func espHost(t *testing.T) (*hostESP, string, *[]string) {
 	t.Helper()
 	host, dir, done := testHost(t, func(run.Command) (run.Result, error) { return run.Result{}, nil })
 	host.clear = func() error { *done = append(*done, "clear the TPM"); return tpm2clear.ErrNone }
-	write(t, dir+"/seed", "old seed that was longer")
+	write(t, dir+"/seed", strings.Repeat("old seed", 128))
 	disk := Disk{Path: "/dev/vda", Partitions: map[int]string{1: "/dev/vda1", 2: dir + "/seed", 9: "/dev/vda9", 10: "/dev/vda10"}}
 	esp, err := host.ESP(t.Context(), disk)
 	if err != nil {
@@ -50,8 +51,8 @@ func TestESP_ResetBegun_IsCarriedOutByTheseHands(t *testing.T) {
 	if diff := cmp.Diff(want, *done); diff != "" {
 		t.Error(diff)
 	}
-	if seed, err := os.ReadFile(dir + "/seed"); err != nil || string(seed) != "new seed that was longer" {
-		t.Errorf("the seed is %q, %v", seed, err)
+	if seed, err := os.ReadFile(dir + "/seed"); err != nil || len(seed) != 1024 || string(bytes.TrimRight(seed, "\x00")) != "new seed" {
+		t.Errorf("the seed partition has %d bytes, %q, %v", len(seed), seed, err)
 	}
 	left, err := filepath.Glob(string(esp.dir) + "/holdfast/*")
 	if err != nil || left != nil {

@@ -26,7 +26,6 @@ import (
 	"time"
 
 	"github.com/holdfast-os/holdfast/internal/layout"
-	"github.com/holdfast-os/holdfast/internal/system/room"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
@@ -71,10 +70,6 @@ var steps = []step{
 	{"zfs-modules", "building ZFS' kernel modules", 10 * time.Minute},
 	{imageStep, "building the image and its applications", 6 * time.Minute},
 }
-
-// imageRoom is what .build comes to take for a new image, its release and its deltas,
-// measured: 4 GB of the step's own, 0.7 GB of the release, and some to work with.
-const imageRoom = 6 << 30
 
 // imageStep fills .build/out; the steps before it make what it needs.
 const imageStep = "image"
@@ -147,9 +142,6 @@ func (o Options) buildImage(ctx context.Context, s step, wanted string) (string,
 	if version != "" && (wanted == "" || wanted == version) {
 		fmt.Fprintf(o.Out, "image %s is up to date\n", version)
 		return version, nil
-	}
-	if err := room.Check(o.Root, imageRoom); err != nil {
-		return "", err
 	}
 	if err := os.Remove(o.out("key")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("forgetting the image before this one: %w", err)

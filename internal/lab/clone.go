@@ -50,8 +50,7 @@ func execSMBIOS() []string {
 // Clone makes the lab to out of the snapshot of from: its disks as copy-on-write
 // overlays, with variables and TPM copied. It is not started. With VariantTest the
 // kernel image on its ESP is replaced by that of the test build in buildDir, for
-// which the disk is copied. from must keep its snapshot as long as to exists, and its
-// release server serves both.
+// which the disk is copied. from must keep its snapshot as long as to exists.
 func (l *Lab) Clone(ctx context.Context, from, to, variant, buildDir string) error {
 	source, err := l.dir(from)
 	if err != nil {
@@ -93,6 +92,12 @@ func (l *Lab) Clone(ctx context.Context, from, to, variant, buildDir string) err
 		return err
 	}
 	s.Machine.APIPort = s.APIPort
+	if s.ReleasePort != 0 {
+		if s.ReleasePort, err = freePort(0); err != nil {
+			return err
+		}
+		s.Machine.Release = l.releasePipe(s.ReleasePort)
+	}
 	s.Variant, s.Stage, s.Made = variant, stageInstalled, time.Now().UTC().Truncate(time.Second)
 	if err := writeFile(d.file("env"), []byte(envFile(d, s))); err != nil {
 		return err

@@ -42,9 +42,6 @@ func (l *Lab) serveReleases(ctx context.Context, d dir, s state) error {
 		return nil
 	}
 	if _, err := freePort(s.ReleasePort); err != nil {
-		if strings.Contains(portOwner(s.ReleasePort), s.ReleaseDir) {
-			return nil // the lab this one was cloned from serves the same tree
-		}
 		return fmt.Errorf("starting the release server: %w (stop that process, or start again with --fresh)", err)
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", s.ReleasePort)
@@ -60,6 +57,12 @@ func (l *Lab) serveReleases(ctx context.Context, d dir, s state) error {
 		return err
 	}
 	return waitListening(ctx, address, server.Done, d.file("release.log"))
+}
+
+// releasePipe is the command that joins the address at which the guest asks for releases
+// with the release server on a port.
+func (l *Lab) releasePipe(port int) string {
+	return fmt.Sprintf("'%s' lab pipe 127.0.0.1:%d", filepath.Join(l.root, "bin", "holdfast"), port)
 }
 
 func waitListening(ctx context.Context, address string, ended <-chan struct{}, log string) error {

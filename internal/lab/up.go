@@ -322,7 +322,7 @@ func (u *up) create(ctx context.Context) error {
 	u.s.Release, u.s.Stage, u.s.Made = version, stageInstalling, time.Now().UTC().Truncate(time.Second)
 	u.s.Machine = machineOf(u.d, u.o.Hardware, u.accel, u.s.APIPort)
 	if u.s.ReleasePort != 0 {
-		u.s.Machine.Release = fmt.Sprintf("'%s' lab pipe 127.0.0.1:%d", filepath.Join(u.root, "bin", "holdfast"), u.s.ReleasePort)
+		u.s.Machine.Release = u.releasePipe(u.s.ReleasePort)
 	}
 	var cert []byte
 	if err := u.phase(ctx, "client certificate", 0, func(context.Context) (err error) {

@@ -37,6 +37,12 @@ func installs() []measurement {
 			Missed: "the installer reads each part back and hashes it twice with SHA-256, on one emulated processor and after it was written, which dd does not; " +
 				"the way to close it is to hash on another processor while the next part is copied.",
 		}},
+	}, {
+		Name: "medium", Machines: true, Take: takeMedium,
+		Rows: []metric{{
+			ID: "medium-to-api", What: "power-on of the install medium to API ready of the installed node", Unit: inSeconds, Limit: 3.5, Times: true,
+			Against: "a start of the same machine",
+		}},
 	}}
 }
 
@@ -49,6 +55,34 @@ func takeInstallCuts(ctx context.Context, b *bench) ([]record, error) {
 	}
 	return []record{{ID: "install-powercut", Value: lost, How: fmt.Sprintf("TestInstall_Interrupted_EndsTheSame in test/vm: %s cuts of one recorded installation, right before, amid and right behind the "+
 		"partition table, the others evenly by the bytes written, with what was not flushed torn, lost or kept in turn. How the machine went on, with table, slots, seed and ESP as without a cut: %s.", all, outcomes)}}, nil
+}
+
+// takeMedium makes a machine from a blank disk and a medium to its ready API, with nobody at
+// hand, and starts it twice more, each time from power-on to ready.
+func takeMedium(ctx context.Context, b *bench) ([]record, error) {
+	const name = labPrefix + "medium"
+	defer b.remove(ctx, name)
+	options := lab.Options{Name: name, Fresh: true, NoSnapshot: true}
+	begun := time.Now()
+	if _, err := b.up(ctx, options); err != nil {
+		return nil, err
+	}
+	took := time.Since(begun).Seconds()
+	options.Fresh = false
+	var starts []float64
+	for range bootCount {
+		if err := b.lab.Power(ctx, name, lab.Off); err != nil {
+			return nil, err
+		}
+		begun := time.Now()
+		if _, err := b.up(ctx, options); err != nil {
+			return nil, err
+		}
+		starts = append(starts, time.Since(begun).Seconds())
+	}
+	return []record{{ID: "medium-to-api", Value: took, Other: median(starts),
+		How: fmt.Sprintf("keys enrolled, restart, installation, restart, first start with the application fetched, until system_is_ready; "+
+			"making the medium is in it. Then median of %d starts of that machine (%s).", bootCount, each(starts))}}, nil
 }
 
 // takeInstall installs a machine and copies the same bytes with dd: from a disk on the

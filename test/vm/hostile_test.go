@@ -19,7 +19,7 @@ import (
 
 // hostileName is a clone whose firmware tables ask for all that a node must not give,
 // and whose disk is a plain file, so that it can be changed while the machine is off.
-const hostileName = baseName + "-hostile"
+func hostileName() string { return machines.base + "-hostile" }
 
 // hostile is that clone and what its first start, with the right bytes on its disk,
 // looked like.
@@ -73,12 +73,12 @@ func hostileNode(t *testing.T) (*node, hostile) {
 	if machines.hostile == nil {
 		// The test variant is the one whose disk is copied; its kernel image is
 		// replaced by the release's at once.
-		makeClone(t, lab.Options{Name: hostileName, Variant: lab.VariantTest, Hardware: hostileHardware()})
-		n := newNode(t, hostileName)
+		makeClone(t, lab.Options{Name: hostileName(), Variant: lab.VariantTest, Hardware: hostileHardware()})
+		n := newNode(t, hostileName())
 		h := &hostile{}
 		t.Cleanup(func() {
 			if machines.hostile == nil { // its first start failed: the next test begins again
-				removeClone(t, hostileName)
+				removeClone(t, hostileName())
 			}
 		})
 		watched(t, n)
@@ -93,7 +93,7 @@ func hostileNode(t *testing.T) (*node, hostile) {
 		}
 		machines.hostile = h
 	}
-	n := watched(t, newNode(t, hostileName))
+	n := watched(t, newNode(t, hostileName()))
 	if err := machines.cut(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ import (
 
 // execName is the clone of the test variant, which takes commands. It keeps its own
 // snapshot, for the next run of the tests and for the benchmarks.
-const execName = baseName + "-exec"
+func execName() string { return machines.base + "-exec" }
 
 // newTPM gives a stopped machine the TPM of another one.
 func (n *node) newTPM(t *testing.T) {
@@ -66,11 +66,11 @@ func TestSecureBoot_UserModeWithOurKeys(t *testing.T) {
 
 // A node has one door. Each further open port is one that somebody has to guard.
 func TestNetwork_OnlyIncusListens(t *testing.T) {
-	restore(t, lab.Options{Name: execName, From: baseName, Variant: lab.VariantTest})
-	watched(t, newNode(t, execName))
+	restore(t, lab.Options{Name: execName(), From: machines.base, Variant: lab.VariantTest})
+	watched(t, newNode(t, execName()))
 	limited, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	result, err := machines.lab.Exec(limited, execName, []string{"ss", "-lntuH"})
+	result, err := machines.lab.Exec(limited, execName(), []string{"ss", "-lntuH"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,8 @@
 // up test` makes the same one. A test of a live system starts from that snapshot, in
 // seconds. A test that needs a boot works on a clone of it ("test-..."), which is
 // removed afterwards. One machine runs at a time, and tests run one after the other;
-// the names of the files put them in that order: live_, reboot_, setup_.
+// the names of the files put them in that order: live_, reboot_, setup_. The script
+// ./halves runs the tests of updates beside all others, as a second process with -base.
 //
 // Nothing is concluded from the wording of a log, except where the message itself is
 // what the user gets (a refused installation, the question for a recovery key): there,
@@ -42,11 +43,12 @@ import (
 var (
 	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
 	long   = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
+	base   = flag.String("base", firstBase, "the lab that the tests start from; another name than "+firstBase+" is made out of its snapshot, for a second run beside the first")
 	points = flag.Int("points", 3, "at how many moments of an update, and of an installation, the power is cut")
 )
 
-// baseName is the lab that all tests start from.
-const baseName = "test"
+// firstBase is the lab that is installed; another base is made out of its snapshot.
+const firstBase = "test"
 
 // upLimit bounds making, cloning or restoring a machine.
 const upLimit = 30 * time.Minute
@@ -57,8 +59,10 @@ var machines *world
 // world is the project and its labs.
 type world struct {
 	root, build, tree, version string
-	lab                        *lab.Lab
-	tools                      tooltree.Tree
+	// base is the name of the lab that all tests start from.
+	base  string
+	lab   *lab.Lab
+	tools tooltree.Tree
 	// running is the machine that the tests started last, empty for none; pristine is
 	// true while no test may have changed it.
 	running  string
@@ -107,7 +111,7 @@ func open() (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{root: root, build: filepath.Join(root, ".build", "out"), tree: filepath.Join(root, ".build", "release")}
+	w := &world{root: root, build: filepath.Join(root, ".build", "out"), tree: filepath.Join(root, ".build", "release"), base: *base}
 	if w.version, err = release.BuildVersion(w.build); err != nil {
 		return nil, fmt.Errorf("looking for the image: %w\ntry:   make build", err)
 	}
@@ -153,15 +157,15 @@ func (w *world) prepare(ctx context.Context) error {
 	}
 	fresh := false
 	for _, info := range infos {
-		if info.Name == baseName {
+		if info.Name == w.base {
 			fresh = info.Release != w.version || (info.Stage == "ready" && !info.Snapshot)
 		}
 	}
 	for _, info := range infos {
-		if !strings.HasPrefix(info.Name, baseName+"-") {
+		if !strings.HasPrefix(info.Name, w.base+"-") {
 			continue
 		}
-		if info.Name == execName && info.Snapshot && info.Release == w.version && !fresh {
+		if info.Name == execName() && info.Snapshot && info.Release == w.version && !fresh {
 			if err := w.lab.Power(ctx, info.Name, lab.Cut); err != nil {
 				return err
 			}
@@ -171,16 +175,18 @@ func (w *world) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	info, err := w.lab.Up(ctx, lab.Options{
-		Name: baseName, BuildDir: w.build, ReleaseDir: w.tree, Fresh: fresh, Progress: os.Stderr,
-	})
+	o := lab.Options{Name: w.base, BuildDir: w.build, ReleaseDir: w.tree, Fresh: fresh, Progress: os.Stderr}
+	if w.base != firstBase {
+		o.From, o.Fresh = firstBase, true // it stands on the other's disk, which may be another by now
+	}
+	info, err := w.lab.Up(ctx, o)
 	if err != nil {
 		return fmt.Errorf("bringing up the machine that all tests start from: %w", err)
 	}
 	if !info.Snapshot {
 		return errors.New("the machine that all tests start from has no snapshot: run `bin/holdfast lab up test --fresh`")
 	}
-	w.running = baseName // what was done on it before is not known: it is not pristine
+	w.running = w.base // what was done on it before is not known: it is not pristine
 	return nil
 }
 
@@ -188,9 +194,12 @@ func (w *world) prepare(ctx context.Context) error {
 func (w *world) close(ctx context.Context) error {
 	failed := []error{w.cut(ctx)}
 	if w.hostile != nil {
-		failed = append(failed, w.lab.Remove(ctx, hostileName))
+		failed = append(failed, w.lab.Remove(ctx, hostileName()))
 	}
-	return errors.Join(append(failed, w.lab.Down(ctx, baseName))...)
+	if w.base != firstBase {
+		return errors.Join(append(failed, w.lab.Remove(ctx, w.base))...)
+	}
+	return errors.Join(append(failed, w.lab.Down(ctx, w.base))...)
 }
 
 // cut takes the power from the machine that runs.

@@ -40,10 +40,10 @@ func TestInstall_ImageFromThePage_EndsInANodeOfTheBrowsersCertificate(t *testing
 	unpack(t, got.image, medium)
 	cert, key := readFile(t, got.certificate), readFile(t, got.key)
 
-	t.Cleanup(func() { removeClone(t, installName) })
+	t.Cleanup(func() { removeClone(t, installName()) })
 	begun := time.Now()
-	restore(t, lab.Options{Name: installName, Medium: medium, ClientCert: cert, ClientKey: key, Fresh: true, NoSnapshot: true})
-	n := watched(t, newNode(t, installName))
+	restore(t, lab.Options{Name: installName(), Medium: medium, ClientCert: cert, ClientKey: key, Fresh: true, NoSnapshot: true})
+	n := watched(t, newNode(t, installName()))
 	t.Logf("from power on of the medium to a ready node: %s", time.Since(begun).Round(time.Second))
 
 	server, err := n.api.Server(t.Context())

@@ -15,9 +15,9 @@ import (
 // installation, the start without the medium and the first boot.
 func installed(t *testing.T, hardware lab.Hardware, seed map[string]any) *node {
 	t.Helper()
-	t.Cleanup(func() { removeClone(t, installName) })
-	restore(t, lab.Options{Name: installName, Hardware: hardware, Seed: seed, Fresh: true, NoSnapshot: true})
-	return watched(t, newNode(t, installName))
+	t.Cleanup(func() { removeClone(t, installName()) })
+	restore(t, lab.Options{Name: installName(), Hardware: hardware, Seed: seed, Fresh: true, NoSnapshot: true})
+	return watched(t, newNode(t, installName()))
 }
 
 // without is the seed of an installation that does without something.
@@ -104,7 +104,7 @@ func TestInstall_CDWithoutASeed_SaysWhatIsMissing(t *testing.T) {
 func TestReset_PowerCut_GoesOnByItself(t *testing.T) {
 	slow(t)
 	longOnly(t)
-	n := clone(t, baseName+"-reset", lab.Hardware{})
+	n := clone(t, machines.base+"-reset", lab.Hardware{})
 	n.powerOn(t)
 	until(t, bootLimit, "waiting for the node", n.ready)
 	size, err := os.Stat(n.file("serial.log"))

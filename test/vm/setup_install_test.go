@@ -9,7 +9,7 @@ import (
 )
 
 // installName is the machine of the tests that install.
-const installName = baseName + "-install"
+func installName() string { return machines.base + "-install" }
 
 // installLimit bounds an installation, the firmware's part included.
 const installLimit = 20 * time.Minute
@@ -17,9 +17,9 @@ const installLimit = 20 * time.Minute
 // startMedium starts a new machine from the install medium.
 func startMedium(t *testing.T, hardware lab.Hardware, seed map[string]any) *node {
 	t.Helper()
-	t.Cleanup(func() { removeClone(t, installName) })
-	restore(t, lab.Options{Name: installName, Hardware: hardware, Seed: seed, Fresh: true, NoWait: true, NoSnapshot: true})
-	return watched(t, newNode(t, installName))
+	t.Cleanup(func() { removeClone(t, installName()) })
+	restore(t, lab.Options{Name: installName(), Hardware: hardware, Seed: seed, Fresh: true, NoWait: true, NoSnapshot: true})
+	return watched(t, newNode(t, installName()))
 }
 
 // A machine that cannot be installed on must say why on its console, all at once and

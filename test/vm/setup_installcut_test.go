@@ -37,7 +37,7 @@ const (
 func TestInstall_Interrupted_EndsTheSame(t *testing.T) {
 	slow(t)
 	longOnly(t)
-	t.Cleanup(func() { removeClone(t, installName) })
+	t.Cleanup(func() { removeClone(t, installName()) })
 	r := newRecording(t, "recording-install")
 	t.Cleanup(func() {
 		if err := os.RemoveAll(filepath.Dir(r.log)); err != nil {
@@ -45,8 +45,8 @@ func TestInstall_Interrupted_EndsTheSame(t *testing.T) {
 		}
 	})
 	begun := time.Now()
-	restore(t, lab.Options{Name: installName, Fresh: true, NoWait: true, NoSnapshot: true, WriteLog: r.log})
-	n := watched(t, newNode(t, installName))
+	restore(t, lab.Options{Name: installName(), Fresh: true, NoWait: true, NoSnapshot: true, WriteLog: r.log})
+	n := watched(t, newNode(t, installName()))
 	r.begin(t, n)
 	if how := n.afterPowerOn(t); how != again {
 		t.Fatalf("the machine to record %s", how)

@@ -52,14 +52,14 @@ func TestInstall_OverTheNetwork_EndsInATrustedNode(t *testing.T) {
 	}
 	image := r.serveImage(t, tree, cert)
 
-	t.Cleanup(func() { removeClone(t, installName) })
-	restore(t, lab.Options{Name: installName, ClientCert: cert, ClientKey: key, Fresh: true, NoWait: true, NoSnapshot: true, Hardware: lab.Hardware{
+	t.Cleanup(func() { removeClone(t, installName()) })
+	restore(t, lab.Options{Name: installName(), ClientCert: cert, ClientKey: key, Fresh: true, NoWait: true, NoSnapshot: true, Hardware: lab.Hardware{
 		MemoryMiB: netMemory, NoMedium: true, NetworkBoot: true, Taps: []string{r.tap},
 		// Firmware tries what it has for a card one after the other; only HTTP over IPv4 is tried
 		// here, and the minutes in which nobody answers PXE are saved.
 		FWCfg: []qemu.Value{{Name: "opt/org.tianocore/IPv4PXESupport", Text: "no"}, {Name: "opt/org.tianocore/IPv6Support", Text: "no"}},
 	}})
-	n := watched(t, newNode(t, installName))
+	n := watched(t, newNode(t, installName()))
 	fetched := r.follow(t, n)
 	if want := 2 * image; fetched < want || fetched > want+want/5 {
 		t.Errorf("%d MB came over the wire until the machine was installed, want a little more than %d: the image once for the keys, once for the installation", fetched>>20, want>>20)
@@ -68,11 +68,11 @@ func TestInstall_OverTheNetwork_EndsInATrustedNode(t *testing.T) {
 	begun := time.Now()
 	limited, cancel := context.WithTimeout(t.Context(), upLimit)
 	defer cancel()
-	if _, err := machines.lab.Up(limited, lab.Options{Name: installName, BuildDir: machines.build, ReleaseDir: machines.tree, Progress: os.Stderr, NoSnapshot: true}); err != nil {
+	if _, err := machines.lab.Up(limited, lab.Options{Name: installName(), BuildDir: machines.build, ReleaseDir: machines.tree, Progress: os.Stderr, NoSnapshot: true}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("from the installation's restart to a ready node: %s", time.Since(begun).Round(time.Second))
-	n = newNode(t, installName)
+	n = newNode(t, installName())
 	server, err := n.api.Server(t.Context())
 	if err != nil {
 		t.Fatal(err)

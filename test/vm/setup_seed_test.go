@@ -32,9 +32,9 @@ func TestSeed_StickAndSealed_MakeTheSameNodeAndLeaveNoSecret(t *testing.T) {
 		{"sealed, on a FAT stick", lab.FAT, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Cleanup(func() { removeClone(t, installName) })
-			restore(t, lab.Options{Name: installName, Hardware: lab.Hardware{SeedStick: c.stick}, SealSeed: c.sealed, Fresh: true, NoSnapshot: true})
-			n := watched(t, newNode(t, installName))
+			t.Cleanup(func() { removeClone(t, installName()) })
+			restore(t, lab.Options{Name: installName(), Hardware: lab.Hardware{SeedStick: c.stick}, SealSeed: c.sealed, Fresh: true, NoSnapshot: true})
+			n := watched(t, newNode(t, installName()))
 			provider, _, err := n.api.Provider(t.Context())
 			if err != nil || provider.Config.Config["server_url"] != lab.ReleaseURL {
 				t.Errorf("the provider of the seed is not in force: %+v, %v", provider.Config, err)

@@ -219,3 +219,31 @@ func TestPartitionNode_PartitionThatComesLate_IsWaitedFor(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// What was there before may have had secrets in it.
+func TestWriteWhole_ShorterThanBefore_LeavesNothingOfIt(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "seed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(3 << 20); err != nil {
+		t.Fatal(err)
+	}
+	long := bytes.Repeat([]byte("secret"), 400_000) // over two of the pieces that are looked at
+	for _, data := range [][]byte{long, []byte("short")} {
+		if err := WriteWhole(t.Context(), f, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := append([]byte("short"), make([]byte, 3<<20-5)...); !bytes.Equal(got, want) {
+		t.Errorf("%d bytes are there that are not zero, of %d", len(bytes.Trim(got, "\x00")), len(got))
+	}
+	if err := WriteWhole(t.Context(), f, make([]byte, 3<<20+1)); err == nil {
+		t.Error("one byte more than there is room for was taken")
+	}
+}

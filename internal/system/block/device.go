@@ -103,10 +103,24 @@ func Sync(f *os.File) error {
 	return DropCache(f)
 }
 
-// WriteBack writes to the start of a disk, and reads from the disk what has become of it.
-func WriteBack(f *os.File, data []byte) error {
+// WriteWhole makes data all that is on a disk: zeros follow it, over whatever was there. It
+// reads back what has become of the data.
+func WriteWhole(ctx context.Context, f *os.File, data []byte) error {
+	size, sector, err := Size(f)
+	if err != nil {
+		return err
+	}
+	if rest := len(data) % sector; rest > 0 {
+		data = append(bytes.Clone(data), make([]byte, sector-rest)...)
+	}
+	if int64(len(data)) > size {
+		return fmt.Errorf("writing to %s: %d bytes have no room on %d", f.Name(), len(data), size)
+	}
 	if _, err := f.WriteAt(data, 0); err != nil {
 		return fmt.Errorf("writing to %s: %w", f.Name(), err)
+	}
+	if err := Zero(ctx, f, int64(len(data)), size-int64(len(data))); err != nil {
+		return err
 	}
 	if err := Sync(f); err != nil {
 		return err

@@ -231,6 +231,11 @@ func disk(d Disk) []string {
 			d.ID, comma(d.WriteLog), d.Format, comma(d.Path))
 	}
 	device := "virtio-blk-pci,drive=" + d.ID
+	if d.WriteLog != "" {
+		// Merged, writes have up to 1024 pieces, as many as Linux takes at once. The log adds one
+		// to each, and the guest would get an error of input and output.
+		device += ",request-merging=off"
+	}
 	switch d.Bus {
 	case USB:
 		device = "usb-storage,bus=xhci.0,drive=" + d.ID

@@ -100,6 +100,8 @@ func TestArgs_Variations_ChangeWhatTheyName(t *testing.T) {
 			[]string{"-device virtio-blk-pci,drive=d,logical_block_size=4096,physical_block_size=4096,bootindex=0,id=dev-d"}, nil},
 		"512e": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", PhysicalSector: 4096}} },
 			[]string{"-device virtio-blk-pci,drive=d,physical_block_size=4096,bootindex=0,id=dev-d"}, nil},
+		"log of writes": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", WriteLog: "/l"}} },
+			[]string{"-device virtio-blk-pci,drive=d,request-merging=off,bootindex=0,id=dev-d"}, nil},
 		"cd": {func(m *Machine) {
 			m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", Bus: CDROM, BootIndex: 1, Removable: true}}
 		},
