@@ -63,10 +63,13 @@ test-vm: build ## the real image in QEMU
 
 test-long: build ## all tests of the image, with installations, the network on the wire and every bad release; hours
 	test/vm/peers/install
-	go test -count=1 -timeout 5h -v ./test/vm -long
+	go test -count=1 -timeout 8h -v ./test/vm -long
 
 campaign-powercut: build ## an update with the power cut at POINTS (default 40) of its writes, in QEMU; hours
 	go test -count=1 -timeout 10h -v ./test/vm -run 'TestUpdate_PowerCut' -points $(or $(POINTS),40)
+
+campaign-installcut: build ## an installation with the power cut at POINTS (default 10) of its writes, in QEMU; an hour
+	go test -count=1 -timeout 5h -v ./test/vm -run 'TestInstall_Interrupted' -long -points $(or $(POINTS),10)
 
 fuzz: ## every parser of foreign bytes, a minute each
 	for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do
@@ -85,4 +88,4 @@ clean: ## remove what was built here, but not the cache
 	-[ ! -x bin/holdfast ] || bin/holdfast lab down --all
 	rm -rf bin .build .lab
 
-.PHONY: help programs build up down check docs test test-host test-vm test-long campaign-powercut fuzz fuzz-sample bench clean
+.PHONY: help programs build up down check docs test test-host test-vm test-long campaign-powercut campaign-installcut fuzz fuzz-sample bench clean

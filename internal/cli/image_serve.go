@@ -27,9 +27,9 @@ import (
 const serveGrace = 30 * time.Second
 
 type imageServeFlags struct {
-	listen, cert, key, cache string
-	downloads                int
-	boot                     []string
+	listen, cert, key, cache, server string
+	downloads                        int
+	boot                             []string
 }
 
 func imageServeCommand(env *Env) *cobra.Command {
@@ -48,6 +48,7 @@ func imageServeCommand(env *Env) *cobra.Command {
 			"The environment variables LISTEN_ADDRESS, TLS_CERT and TLS_KEY stand for the flags that\n" +
 			"are not given.",
 		Example: "  holdfast image serve .build/release\n" +
+			"  holdfast image serve /srv/releases --server-url https://releases.example.org\n" +
 			"  holdfast image serve /srv/releases --tls-cert server.crt --tls-key server.key\n" +
 			"  holdfast image serve /srv/releases --boot rack1=rack1.yaml",
 		Args: args("TREE"),
@@ -57,6 +58,7 @@ func imageServeCommand(env *Env) *cobra.Command {
 	flags.StringVar(&f.cert, "tls-cert", "", "PEM file of the server's certificate, with its chain")
 	flags.StringVar(&f.key, "tls-key", "", "PEM file of the certificate's private key")
 	flags.StringVar(&f.cache, "cache", "", "folder for images made ready (default .customizer in the tree)")
+	flags.StringVar(&f.server, "server-url", "", "address where nodes find the tree, which the page begins with (default none: people give it)")
 	flags.IntVar(&f.downloads, "max-downloads", 500, "downloads at a time; more are asked to come back")
 	flags.StringArrayVar(&f.boot, "boot", nil, "NAME=FILE: serve the image of a choice for a start over the network; may be repeated")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -96,7 +98,7 @@ func serveImages(ctx context.Context, env *Env, tree string, f imageServeFlags) 
 		return err
 	}
 	service, err := customizer.New(customizer.Options{
-		Tree: tree, Cache: f.cache, Boot: boot, MaxDownloads: f.downloads, PKCS12: pkcs12(env.Run), Now: env.Now, Log: log,
+		Tree: tree, Cache: f.cache, Boot: boot, ServerURL: f.server, MaxDownloads: f.downloads, PKCS12: pkcs12(env.Run), Now: env.Now, Log: log,
 	})
 	if err != nil {
 		return err

@@ -58,6 +58,9 @@ type Options struct {
 	// Boot are choices that machines start from over the network, by name: /boot/NAME.img or
 	// NAME.iso. Whoever reaches the service reads them, so none may hold a secret; default none.
 	Boot map[string]Choice
+	// ServerURL is where nodes find this release tree, as "https://releases.example.org": the
+	// page begins with it, and people may change it. Default none: they have to know.
+	ServerURL string
 	// MaxDownloads bounds the images that are sent at a time; default 500.
 	MaxDownloads int
 	// MaxLinkBytes bounds the seeds that wait in memory for their download; default 64 MiB.

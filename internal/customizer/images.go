@@ -169,7 +169,11 @@ func (s *Service) releases(w http.ResponseWriter, _ *http.Request) error {
 			all = append(all, one)
 		}
 	}
-	return answer(w, map[string]any{"releases": all})
+	known := map[string]any{"releases": all}
+	if s.o.ServerURL != "" {
+		known["server_url"] = s.o.ServerURL
+	}
+	return answer(w, known)
 }
 
 // applicationName is that of a published application: the file's name without endings.

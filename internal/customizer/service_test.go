@@ -242,6 +242,16 @@ func TestReleases_ListWhatHasAnImage(t *testing.T) {
 		`{"version":"202611220104","channels":["stable","testing"],"published_at":"2026-11-22T01:04:00Z","architectures":{"x86_64":{"types":["raw","iso"],"applications":["incus"]}}}]}`)
 }
 
+// Who serves images for nodes of a network says where they find their releases; pages begin
+// with it.
+func TestReleases_WithAServerURL_NameIt(t *testing.T) {
+	w := start(t, func(o *customizer.Options) { o.ServerURL = "https://releases.example.org" })
+	got := metadata[struct {
+		ServerURL string `json:"server_url"`
+	}](t, w.do("GET", "/1.0/releases", ""))
+	equal(t, "server_url", got.ServerURL, "https://releases.example.org")
+}
+
 // The certificate must be one that a node takes, and belong to its key.
 func TestCertificate_IsAP384ClientWithItsKey(t *testing.T) {
 	w := start(t, func(o *customizer.Options) {

@@ -27,7 +27,7 @@ func clientCert(d dir) ([]byte, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading the client certificate: %w", err)
 	}
-	certPEM, keyPEM, err := newClientCert(time.Now())
+	certPEM, keyPEM, err := NewClientCert(time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("making the client certificate: %w", err)
 	}
@@ -37,7 +37,8 @@ func clientCert(d dir) ([]byte, error) {
 	return certPEM, writeFile(d.file("client.crt"), certPEM)
 }
 
-func newClientCert(now time.Time) (certPEM, keyPEM []byte, err error) {
+// NewClientCert makes a certificate for a client and its key, both PEM: ECDSA P-384, ten years.
+func NewClientCert(now time.Time) (certPEM, keyPEM []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		return nil, nil, err

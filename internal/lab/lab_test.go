@@ -54,6 +54,65 @@ func TestClientCert_New_IsKeptAndPrivate(t *testing.T) {
 	}
 }
 
+// Whoever brings a certificate and its own medium is asked for by it, and the medium is taken
+// as it is; what would have to change it is refused.
+func TestUp_CertificateAndMediumGiven_AreUsedAsTheyAre(t *testing.T) {
+	cert, key, err := NewClientCert(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, otherKey, err := NewClientCert(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &up{d: dir(t.TempDir()), o: Options{ClientCert: cert, ClientKey: key}}
+	got, err := u.clientCert()
+	if err != nil || !bytes.Equal(got, cert) {
+		t.Errorf("another certificate was taken: %v", err)
+	}
+	if kept, err := clientCert(u.d); err != nil || !bytes.Equal(kept, cert) {
+		t.Errorf("another certificate is in the folder of the lab: %v", err)
+	}
+	u.o.ClientKey = otherKey
+	if _, err := u.clientCert(); err == nil {
+		t.Error("a key of another certificate is taken")
+	}
+	medium := filepath.Join(t.TempDir(), "stick.img")
+	if err := os.WriteFile(medium, []byte("as it is"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u = &up{d: dir(t.TempDir()), o: Options{Medium: medium}}
+	if err := u.makeParts(t.Context(), cert); err != nil {
+		t.Fatal(err)
+	}
+	copied, err := os.ReadFile(u.d.file("medium.raw"))
+	if err != nil || string(copied) != "as it is" {
+		t.Errorf("the machine's medium is %q, %v", copied, err)
+	}
+	for what, o := range map[string]Options{
+		"a seed": {Seed: map[string]any{"install": nil}}, "a sealed one": {SealSeed: true}, "a stick": {Hardware: Hardware{SeedStick: FAT}},
+		"no installation": {Hardware: Hardware{Live: true}}, "no medium": {Hardware: Hardware{NoMedium: true}},
+	} {
+		o.Medium = medium
+		if (&up{o: o}).checkMedium() == nil {
+			t.Errorf("a given medium is taken together with %s", what)
+		}
+	}
+}
+
+// A machine that starts over the network does so while its disks are empty, and from them
+// afterwards.
+func TestMachineOf_NetworkBoot_ComesBehindTheDisks(t *testing.T) {
+	m := machineOf("/p/.lab/x", Hardware{NetworkBoot: true, NoMedium: true, Taps: []string{"hf0"}, DiskGiB: []int{20, 1}}, qemu.TCG, 1)
+	got := []int{m.TapBootIndex}
+	for _, disk := range m.Disks {
+		got = append(got, disk.BootIndex)
+	}
+	if diff := cmp.Diff([]int{2, 0, 1}, got); diff != "" {
+		t.Errorf("the places of card and disks (-want +got):\n%s", diff)
+	}
+}
+
 // A name becomes a folder: it must not lead out of .lab.
 func TestDir_BadNames_AreRefused(t *testing.T) {
 	l := &Lab{root: "/p"}

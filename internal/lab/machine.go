@@ -43,6 +43,9 @@ func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 			Sector: h.DiskSector, PhysicalSector: h.DiskPhysicalSector,
 		})
 	}
+	if h.NetworkBoot {
+		m.TapBootIndex = first + len(m.Disks)
+	}
 	if h.NoMedium || h.Live {
 		return m
 	}

@@ -39,6 +39,8 @@ type Hardware struct {
 	NoTPM, BIOS, NoNetwork bool
 	// Taps are tap devices of this computer, one more network card for each.
 	Taps []string
+	// NetworkBoot starts from the card at the first of Taps when no disk can be started.
+	NetworkBoot bool
 	// DiskGiB are the sizes of the disks in GiB, default one of DefaultDiskGiB. The
 	// first has the serial number holdfast-disk, later ones holdfast-disk1 and on.
 	DiskGiB []int
@@ -97,9 +99,16 @@ type Options struct {
 	Seed map[string]any
 	// SealSeed seals all of them but "install"; the machine's SMBIOS table has the key.
 	SealSeed bool
+	// Medium is a file that is the install medium as it is, with the seed in it. It is copied.
+	// Default one made of the build with the seed of the lab, which alone Seed, SealSeed,
+	// Hardware.SeedStick and Hardware.Live change.
+	Medium string
+	// ClientCert and ClientKey, both PEM, are who the lab is when it asks the node; a Medium
+	// has to name the certificate. Default a pair that is made once.
+	ClientCert, ClientKey []byte
 	// WriteLog is a file that gets every write and flush of the first disk, in the format of
-	// the kernel's dm-log-writes, until the machine is switched off; only for a machine that
-	// is restored from its snapshot. Default none.
+	// the kernel's dm-log-writes, until the machine is switched off: of the first start by
+	// this Up, which is the one from the medium for a new machine. Default none.
 	WriteLog string
 	// NoWait returns when the machine has been started. NoSnapshot makes none.
 	NoWait, NoSnapshot bool
@@ -292,8 +301,11 @@ func (u *up) create(ctx context.Context) error {
 	if u.o.Variant == VariantTest || u.o.From != "" {
 		return u.createClone(ctx)
 	}
+	if err := u.checkMedium(); err != nil {
+		return err
+	}
 	version := ""
-	if !u.o.Hardware.NoMedium || u.o.Hardware.Live {
+	if !u.o.Hardware.NoMedium || u.o.Hardware.Live || u.o.Hardware.NetworkBoot {
 		err := room.Check(string(u.d), installRoom)
 		if err != nil {
 			return err
@@ -314,7 +326,7 @@ func (u *up) create(ctx context.Context) error {
 	}
 	var cert []byte
 	if err := u.phase(ctx, "client certificate", 0, func(context.Context) (err error) {
-		cert, err = clientCert(u.d)
+		cert, err = u.clientCert()
 		return err
 	}); err != nil {
 		return err
@@ -399,6 +411,9 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 	}
 	if u.o.Hardware.NoMedium && !u.o.Hardware.Live {
 		return nil
+	}
+	if u.o.Medium != "" {
+		return qemu.CopySparse(u.d.file("medium.raw"), u.o.Medium)
 	}
 	in := seedInput{ClientCert: cert, ReleasePort: u.s.ReleasePort, Replace: u.o.Seed}
 	if u.o.Hardware.Live {

@@ -152,7 +152,12 @@ func (u *up) pullMedium(ctx context.Context) error {
 // powerOn starts the machine cold and listens to it.
 func (u *up) powerOn(ctx context.Context) error {
 	return u.phase(ctx, "start", 0, func(ctx context.Context) (err error) {
-		if err := u.start(ctx, u.d, u.s, ""); err != nil {
+		started, err := recording(u.s, u.o.WriteLog)
+		if err != nil {
+			return err
+		}
+		u.o.WriteLog = "" // a start after this one would write it anew
+		if err := u.start(ctx, u.d, started, ""); err != nil {
 			return err
 		}
 		if u.o.NoWait {

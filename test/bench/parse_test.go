@@ -277,3 +277,18 @@ func TestParseProcessorTime_Stat_AddsUserAndSystemMode(t *testing.T) {
 		t.Error("a cut line is taken")
 	}
 }
+
+// Two campaigns end with a line of the same form; each number has to be its own.
+func TestCampaignLine_BothCampaigns_GiveTheirOwn(t *testing.T) {
+	const output = "    reboot_updatecut_test.go:305: NUMBER power_cuts 1 of 40: a 39\n    setup_installcut_test.go:9: NUMBER install_power_cuts 0 of 10: behind the table, lost: started 1\n"
+	got := map[string][]string{}
+	for _, number := range []string{"power_cuts", "install_power_cuts", "cuts"} {
+		if found := campaignLine(output, number); found != nil {
+			got[number] = found[1:]
+		}
+	}
+	want := map[string][]string{"power_cuts": {"1", "40", "a 39"}, "install_power_cuts": {"0", "10", "behind the table, lost: started 1"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

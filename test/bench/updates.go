@@ -82,21 +82,33 @@ const powerCuts = 40
 // takePowerCuts updates a virtual machine and starts it as a power cut at each of many writes
 // would have left it.
 func takePowerCuts(ctx context.Context, b *bench) ([]record, error) {
-	result, err := b.runner(ctx, run.Command{Name: "make", Dir: b.root, Args: []string{"campaign-powercut", fmt.Sprintf("POINTS=%d", powerCuts)}})
-	found := powerCutLine.FindStringSubmatch(string(result.Stdout))
-	if found == nil {
-		return nil, fmt.Errorf("cutting the power: the test said no number: %w", errors.Join(err, errors.New("its output has no line with power_cuts")))
-	}
-	lost, err := strconv.ParseFloat(found[1], 64)
+	lost, all, outcomes, err := b.campaign(ctx, "campaign-powercut", powerCuts, "power_cuts")
 	if err != nil {
-		return nil, fmt.Errorf("reading the number of failed starts: %w", err)
+		return nil, err
 	}
 	return []record{{ID: "update-powercut", Value: lost, How: fmt.Sprintf("%s cuts, a third behind writes to the ESP, a third behind writes to a slot, the others behind any write, "+
-		"with what was not flushed lost, kept or torn in turn. What came back, by cut: %s.", found[2], found[3])}}, nil
+		"with what was not flushed lost, kept or torn in turn. What came back, by cut: %s.", all, outcomes)}}, nil
 }
 
-// powerCutLine is what the test says at its end.
-var powerCutLine = regexp.MustCompile(`NUMBER power_cuts (\d+) of (\d+): (.*)`)
+// campaign cuts the power of a virtual machine at many points and gives how many of how many
+// were lost, and what came of the others.
+func (b *bench) campaign(ctx context.Context, target string, points int, number string) (lost float64, all, outcomes string, err error) {
+	result, err := b.runner(ctx, run.Command{Name: "make", Dir: b.root, Args: []string{target, fmt.Sprintf("POINTS=%d", points)}})
+	found := campaignLine(string(result.Stdout), number)
+	if found == nil {
+		return 0, "", "", fmt.Errorf("cutting the power: the test said no number: %w", errors.Join(err, errors.New("its output has no line with "+number)))
+	}
+	if lost, err = strconv.ParseFloat(found[1], 64); err != nil {
+		return 0, "", "", fmt.Errorf("reading the number of failed starts: %w", err)
+	}
+	return lost, found[2], found[3], nil
+}
+
+// campaignLine finds what a test of power cuts says at its end: how many were lost, of how
+// many, and what came of the others.
+func campaignLine(output, number string) []string {
+	return regexp.MustCompile(`NUMBER ` + regexp.QuoteMeta(number) + ` (\d+) of (\d+): (.*)`).FindStringSubmatch(output)
+}
 
 // slotTimes is how often a slot is written.
 const slotTimes = 3

@@ -24,6 +24,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/test/browser/drive"
 )
 
 var screenshots = flag.String("screenshots", "", "folder to write pictures for the documentation into")
@@ -32,6 +33,7 @@ var screenshots = flag.String("screenshots", "", "folder to write pictures for t
 var chosen = map[string]string{
 	"install.json":      `{"force_install": true, "target": {"bus": "nvme", "min_size": "100GiB", "sort_order": "smallest"}}`,
 	"applications.json": `{"applications": [{"name": "incus"}]}`,
+	"provider.json":     `{"name": "images", "config": {"server_url": "https://releases.example.org"}}`,
 	"network.json": `{"dns": {"hostname": "node1", "domain": "", "nameservers": ["192.0.2.53"]}, "time": {"timezone": "Europe/Berlin"},
 	  "interfaces": [{"name": "lan", "hwaddr": "52:54:00:12:34:56", "addresses": ["192.0.2.10/24"], "routes": [{"to": "0.0.0.0/0", "via": "192.0.2.1"}]}]}`,
 }
@@ -39,36 +41,40 @@ var chosen = map[string]string{
 // A person makes an image in the page and gets exactly what the page has shown: the seed is
 // what was chosen, and the key that the browser has made opens the node.
 func TestPage_ChooseMakeCertificateDownload_ImageHoldsTheChoice(t *testing.T) {
-	program := needChromium(t)
-	server := serve(t, publish(t))
+	program := drive.Chromium(t)
+	server := drive.Serve(t, publish(t), "--server-url", "https://releases.example.org")
 	b := openBrowser(t, program)
-	b.run(chromedp.Navigate(server+"/"), present(`body[data-state=incomplete]`))
-	if where := b.text(`location.pathname`); where != "/ui/" {
+	b.Run(drive.Navigate(server+"/"), drive.Present(`body[data-state=incomplete]`))
+	if where := b.Text(`location.pathname`); where != "/ui/" {
 		t.Fatalf("a browser is sent to %s", where)
 	}
-	b.choose("order", "smallest")
-	b.run(typeIn("#bus", "nvme"), typeIn("#min-size", "100 apples"), click("#force"))
-	b.run(click("#network-static"), typeIn("#hwaddr", "52:54:00:12:34:56"), typeIn("#address", "192.0.2.10"))
-	b.run(visible(`#min-size[aria-invalid=true]`), visible(`#address[aria-invalid=true]`),
-		visible(`#certificate[aria-invalid=true]`))
-	b.run(hidden("#ready"))
+	b.Choose("order", "smallest")
+	if got := b.Text(`document.getElementById("server").value`); got != "https://releases.example.org" {
+		t.Errorf("the page begins with the release server %q", got)
+	}
+	b.Clear("server")
+	b.Run(drive.TypeIn("#bus", "nvme"), drive.TypeIn("#min-size", "100 apples"), drive.Click("#force"))
+	b.Run(drive.Click("#network-static"), drive.TypeIn("#hwaddr", "52:54:00:12:34:56"), drive.TypeIn("#address", "192.0.2.10"))
+	b.Run(drive.Visible(`#min-size[aria-invalid=true]`), drive.Visible(`#address[aria-invalid=true]`),
+		drive.Visible(`#server[aria-invalid=true]`), drive.Visible(`#certificate[aria-invalid=true]`))
+	b.Run(drive.Hidden("#ready"))
 	b.picture("customizer-problems")
 
-	b.clear("min-size", "address")
-	b.run(typeIn("#min-size", "100GiB"), typeIn("#address", "192.0.2.10/24"), typeIn("#gateway", "192.0.2.1"),
-		typeIn("#nameservers", "192.0.2.53"), typeIn("#hostname", "node1"), typeIn("#timezone", "Europe/Berlin"))
-	b.run(click("#make"), visible("#save-key"), present(`body[data-state=ready]`))
-	if left := b.text(`String(document.querySelectorAll("[aria-invalid]").length)`); left != "0" {
+	b.Clear("min-size", "address")
+	b.Run(drive.TypeIn("#server", "https://releases.example.org"), drive.TypeIn("#min-size", "100GiB"), drive.TypeIn("#address", "192.0.2.10/24"), drive.TypeIn("#gateway", "192.0.2.1"),
+		drive.TypeIn("#nameservers", "192.0.2.53"), drive.TypeIn("#hostname", "node1"), drive.TypeIn("#timezone", "Europe/Berlin"))
+	b.Run(drive.Click("#make"), drive.Visible("#save-key"), drive.Present(`body[data-state=ready]`))
+	if left := b.Text(`String(document.querySelectorAll("[aria-invalid]").length)`); left != "0" {
 		t.Errorf("%s fields are still marked", left)
 	}
 	b.picture("customizer-ready")
 	b.dark("customizer-dark")
 
-	shown := b.text(`JSON.stringify([...document.querySelectorAll("#files details")].map(d => [d.querySelector("summary").textContent, d.querySelector("pre").textContent]))`)
+	shown := b.Text(`JSON.stringify([...document.querySelectorAll("#files details")].map(d => [d.querySelector("summary").textContent, d.querySelector("pre").textContent]))`)
 	certificate := b.download("#save-crt", "client.crt")
 	key := b.download("#save-key", "client.key")
 	packed := b.download("#download", "Holdfast_202611220104.img.gz")
-	link := b.text(`document.getElementById("link").value`)
+	link := b.Text(`document.getElementById("link").value`)
 
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
@@ -90,52 +96,53 @@ func TestPage_ChooseMakeCertificateDownload_ImageHoldsTheChoice(t *testing.T) {
 	if again := fetch(t, strings.Replace(link, "?", ".img.gz?", 1)); !bytes.Equal(again, packed) {
 		t.Error("the link gives another image")
 	}
-	for _, trouble := range b.troubles() {
+	for _, trouble := range b.Troubles() {
 		t.Errorf("the browser complains: %s", trouble)
 	}
 }
 
 // The address of the page is a bookmark of the choice.
 func TestPage_OpenedFromItsAddress_HasTheSameChoice(t *testing.T) {
-	program := needChromium(t)
-	server := serve(t, publish(t))
+	program := drive.Chromium(t)
+	server := drive.Serve(t, publish(t))
 	b := openBrowser(t, program)
-	b.run(chromedp.Navigate(server+"/ui/"), present(`body[data-state=incomplete]`))
-	b.choose("type", "iso")
-	b.run(typeIn("#disk-id", "Größe 1"), typeIn("#hostname", "node7"), click("#make"),
-		present(`body[data-state=ready]`))
-	address, link := b.text(`location.href`), b.text(`document.getElementById("link").value`)
-	b.run(chromedp.Navigate("about:blank"), chromedp.Navigate(address), present(`body[data-state=ready]`))
-	if got := b.text(`document.getElementById("link").value`); got != link {
+	b.Run(drive.Navigate(server+"/ui/"), drive.Present(`body[data-state=incomplete]`))
+	b.Choose("type", "iso")
+	b.Run(drive.TypeIn("#disk-id", "Größe 1"), drive.TypeIn("#hostname", "node7"), drive.TypeIn("#server", "https://releases.example.org"), drive.Click("#make"),
+		drive.Present(`body[data-state=ready]`))
+	address, link := b.Text(`location.href`), b.Text(`document.getElementById("link").value`)
+	b.Run(drive.Navigate("about:blank"), drive.Navigate(address), drive.Present(`body[data-state=ready]`))
+	if got := b.Text(`document.getElementById("link").value`); got != link {
 		t.Errorf("opened again, the link is another one:\n%s\n%s", link, got)
 	}
-	if got := b.text(`document.getElementById("disk-id").value`); got != "Größe 1" {
-		t.Errorf("the disk is %q", got)
+	got := []string{b.Text(`document.getElementById("disk-id").value`), b.Text(`document.getElementById("server").value`)}
+	if diff := cmp.Diff([]string{"Größe 1", "https://releases.example.org"}, got); diff != "" {
+		t.Errorf("disk and release server (-chosen +opened):\n%s", diff)
 	}
 }
 
 // Who cannot see the page, or has no mouse, can use it too.
 func TestPage_EveryField_HasALabelAndCanBeReachedByKeyboard(t *testing.T) {
-	program := needChromium(t)
-	server := serve(t, publish(t))
+	program := drive.Chromium(t)
+	server := drive.Serve(t, publish(t))
 	b := openBrowser(t, program)
-	b.run(chromedp.Navigate(server+"/ui/"), present(`body[data-state=incomplete]`))
+	b.Run(drive.Navigate(server+"/ui/"), drive.Present(`body[data-state=incomplete]`))
 	const fields = `[...document.querySelectorAll("input, select, textarea")]`
-	if bare := b.text(`JSON.stringify(` + fields + `.filter(e => !e.labels.length).map(e => e.id))`); bare != "[]" {
+	if bare := b.Text(`JSON.stringify(` + fields + `.filter(e => !e.labels.length).map(e => e.id))`); bare != "[]" {
 		t.Errorf("fields without label: %s", bare)
 	}
 	// Of radio buttons with one name the keyboard reaches one; arrows go to the others.
-	want := b.text(`JSON.stringify([...document.querySelectorAll("#form input, #form select, #form textarea, #form button")]
+	want := b.Text(`JSON.stringify([...document.querySelectorAll("#form input, #form select, #form textarea, #form button")]
 	  .filter(e => e.offsetParent && (e.type !== "radio" || e.checked)).map(e => e.id))`)
 	var reached []string
-	b.run(focus("#architecture"))
+	b.Run(drive.Focus("#architecture"))
 	for {
-		id := b.text(`document.activeElement.closest("#form") ? document.activeElement.id : ""`)
+		id := b.Text(`document.activeElement.closest("#form") ? document.activeElement.id : ""`)
 		if id == "" || len(reached) > 100 {
 			break
 		}
 		reached = append(reached, id)
-		b.run(chromedp.KeyEvent("\t"))
+		b.Run(drive.Key("\t"))
 	}
 	got, err := json.Marshal(reached)
 	if err != nil {
@@ -232,13 +239,13 @@ func fetch(t *testing.T, url string) []byte {
 }
 
 // picture writes what the browser shows, when the documentation is made.
-func (b *tab) picture(name string) {
+func (b tab) picture(name string) {
 	b.t.Helper()
 	if *screenshots == "" {
 		return
 	}
-	b.text(`String(scrollTo(0, 0))`)
-	png := value(b, chromedp.CaptureScreenshot())
+	b.Text(`String(scrollTo(0, 0))`)
+	png := drive.Value(b.Tab, chromedp.CaptureScreenshot())
 	err := os.WriteFile(filepath.Join(*screenshots, name+".png"), png, 0o600)
 	if err := errors.Join(err, os.Chmod(filepath.Join(*screenshots, name+".png"), 0o644)); err != nil {
 		b.t.Fatal(err)

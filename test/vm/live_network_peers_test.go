@@ -71,8 +71,8 @@ type rig struct {
 	logs   peers.Authority
 }
 
-// newRig starts switch and servers and then the node.
-func newRig(t *testing.T) *rig {
+// needPeers skips a test where no networks with servers can be made.
+func needPeers(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("this test makes networks: run it as root")
@@ -80,6 +80,12 @@ func newRig(t *testing.T) *rig {
 	if missing := peers.Missing(); missing != "" {
 		t.Skip("missing: " + missing)
 	}
+}
+
+// newRig starts switch and servers and then the node.
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	needPeers(t)
 	r := &rig{}
 	var err error
 	if r.side, err = peers.Open(t.Context()); err != nil {

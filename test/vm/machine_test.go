@@ -2,11 +2,13 @@ package vm
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,6 +178,17 @@ func orNone(err error) error {
 func (n *node) ready(ctx context.Context) (bool, error) {
 	server, err := n.api.Server(ctx)
 	return err == nil && server.Environment.SystemIsReady, err
+}
+
+// shakesHands tells whether something at the node's API speaks TLS, whoever it is: a node that
+// nobody has met yet, too.
+func (n *node) shakesHands(ctx context.Context) (bool, error) {
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}} // nothing is sent
+	conn, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(n.endpoint, "https://"))
+	if err != nil {
+		return false, err
+	}
+	return true, conn.Close()
 }
 
 // control connects to one of the machine's two control sockets.

@@ -19,7 +19,7 @@
 // Flags, as in `go test -v -timeout 3h ./test/vm -long`: -quick runs what needs the live
 // machine and one reboot, -long adds whole installations, the network against peers in
 // namespaces, every command of the stock client and every kind of bad release; -points N cuts
-// the power at N moments of an update. With -short nothing runs at all, since `make check` starts no machine.
+// the power at N moments of an update, and of an installation. With -short nothing runs at all, since `make check` starts no machine.
 package vm
 
 import (
@@ -44,7 +44,7 @@ var (
 	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
 	long   = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
 	base   = flag.String("base", firstBase, "the lab that the tests start from; another name than "+firstBase+" is made out of its snapshot, for a second run beside the first")
-	points = flag.Int("points", 3, "at how many moments of an update the power is cut")
+	points = flag.Int("points", 3, "at how many moments of an update, and of an installation, the power is cut")
 )
 
 // firstBase is the lab that is installed; another base is made out of its snapshot.

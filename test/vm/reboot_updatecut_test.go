@@ -58,19 +58,32 @@ type kept struct {
 // record restores the base machine with a log of its writes.
 func record(t *testing.T) (*node, *recording) {
 	t.Helper()
-	dir := filepath.Join(machines.root, ".lab", machines.base, "recording")
+	r := newRecording(t, "recording")
+	restore(t, lab.Options{Name: machines.base, WriteLog: r.log})
+	n := watched(t, newNode(t, machines.base))
+	r.begin(t, n)
+	return n, r
+}
+
+// newRecording makes an empty folder beside the base machine for a log.
+func newRecording(t *testing.T, name string) *recording {
+	t.Helper()
+	dir := filepath.Join(machines.root, ".lab", machines.base, name)
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r := &recording{log: filepath.Join(dir, "writes.log")}
-	restore(t, lab.Options{Name: machines.base, WriteLog: r.log})
-	n := watched(t, newNode(t, machines.base))
+	return &recording{log: filepath.Join(dir, "writes.log")}
+}
+
+// begin keeps the machine's variables and TPM beside the log, until stop is called.
+func (r *recording) begin(t *testing.T, n *node) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- r.follow(ctx, n, dir) }()
+	go func() { ended <- r.follow(ctx, n, filepath.Dir(r.log)) }()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -78,7 +91,6 @@ func record(t *testing.T) (*node, *recording) {
 		}
 	})
 	t.Cleanup(r.stop)
-	return n, r
 }
 
 // follow copies variables and TPM whenever they have changed.

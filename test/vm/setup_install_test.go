@@ -1,10 +1,7 @@
 package vm
 
 import (
-	"context"
 	"os"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -86,43 +83,4 @@ func TestInstall_MediumLeftIn_SaysSo(t *testing.T) {
 	longOnly(t)
 	n := startMedium(t, lab.Hardware{MediumFirst: true}, nil)
 	n.saysOnSerial(t, 0, installLimit, "already installed", "remove the medium")
-}
-
-// A power cut in the middle of the installation must not cost a visit: the machine
-// starts again from its medium and ends as if nothing had been.
-func TestInstall_Interrupted_EndsTheSame(t *testing.T) {
-	slow(t)
-	longOnly(t)
-	n := startMedium(t, lab.Hardware{}, nil)
-	// Half of /usr is on the disk by then, and the table, which is written last, is not.
-	until(t, installLimit, "waiting for the installer to write", func(context.Context) (bool, error) {
-		info, err := os.Stat(n.disk())
-		if err != nil {
-			return false, err
-		}
-		return info.Sys().(*syscall.Stat_t).Blocks*512 > 256<<20, nil
-	})
-	if err := machines.cut(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	expectEmptyDisk(t, n.disk())
-	n.powerOn(t)
-	limited, cancel := context.WithTimeout(t.Context(), upLimit)
-	defer cancel()
-	info, err := machines.lab.Up(limited, lab.Options{
-		Name: installName(), BuildDir: machines.build, ReleaseDir: machines.tree, Progress: os.Stderr, NoSnapshot: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.Stage != "ready" || !strings.HasPrefix(info.Endpoint, "https://") {
-		t.Errorf("the machine ended as %+v", info)
-	}
-	server, err := newNode(t, installName()).api.Server(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if server.Environment.OSVersion != machines.version || !server.Environment.SystemIsReady {
-		t.Errorf("the node runs %s, ready %v", server.Environment.OSVersion, server.Environment.SystemIsReady)
-	}
 }

@@ -188,6 +188,15 @@ func (n *node) serialWords(since int64) (string, error) {
 	return observe.Words(string(raw)), err
 }
 
+// lastWords is the end of what the serial port has said since, for a failure.
+func (n *node) lastWords(since int64) string {
+	words, err := n.serialWords(since)
+	if err != nil {
+		return err.Error()
+	}
+	return words[max(0, len(words)-2000):]
+}
+
 // saysOnSerial waits until the serial console has shown the phrases.
 func (n *node) saysOnSerial(t *testing.T, since int64, limit time.Duration, phrases ...string) {
 	t.Helper()

@@ -22,7 +22,7 @@ const fields = [
   [/^seeds\.network\.interfaces\[0\]\.(hwaddr|name)/, "hwaddr"], [/^seeds\.network\.interfaces\[0\]\.addresses/, "address"],
   [/^seeds\.network\.interfaces\[0\]\.routes/, "gateway"], [/^seeds\.network\.dns\.nameservers/, "nameservers"],
   [/^seeds\.network\.dns/, "hostname"], [/^seeds\.network\.time/, "timezone"],
-  [/certificates/, "certificate"], [/^seeds\.applications/, "offline"], [/^offline$/, "offline"],
+  [/^seeds\.provider/, "server"], [/certificates/, "certificate"], [/^seeds\.applications/, "offline"], [/^offline$/, "offline"],
 ];
 
 const applicationNames = () => [...document.querySelectorAll("#applications input:checked")].map((i) => i.value);
@@ -81,6 +81,7 @@ function build() {
   }
   const network = networkSeed();
   if (network) seeds.network = network;
+  if (value("server")) seeds.provider = { name: "images", config: { server_url: value("server") } };
   if (value("channel") && value("channel") !== "stable") {
     seeds.update = { auto_reboot: false, channel: value("channel"), check_frequency: "" };
   }
@@ -91,9 +92,14 @@ function build() {
 }
 
 // own are the problems that only a person's page has: the API allows images that nobody can
-// log in to.
+// log in to, and nodes that do not know yet where their applications are.
 function own() {
-  return value("certificate") ? [] : [{ path: "certificates", text: "without a certificate nobody can log in: paste one, or make one" }];
+  const problems = [];
+  if (applicationNames().length && !$("offline").checked && !value("server")) {
+    problems.push({ path: "seeds.provider", text: "the node needs it to fetch its applications: give the address, or have a second medium made" });
+  }
+  if (!value("certificate")) problems.push({ path: "certificates", text: "without a certificate nobody can log in: paste one, or make one" });
+  return problems;
 }
 
 async function call(path, choice) {
@@ -154,6 +160,7 @@ function show(choice) {
     ["Image", `${current.file}, ${choice.architecture}`],
     ["Purpose", choice.seeds.install ? "installs" + (choice.seeds.install.force_install ? ", erases a disk in use" : "") : "runs from the medium"],
     ["Applications", applicationNames().join(", ") || "none"],
+    ["Releases from", choice.seeds.provider?.config.server_url ?? "nowhere"],
     ["Network", checked("network") === "static" ? value("address") : "automatic"],
   ];
   $("summary").replaceChildren(...rows.flatMap(([k, v]) => [element("dt", k), element("dd", v)]));
@@ -273,6 +280,7 @@ function fill(choice) {
   set("timezone", seeds.network?.time?.timezone);
   $("defaults").checked = seeds.incus ? Boolean(seeds.incus.apply_defaults) : true;
   $("offline").checked = Boolean(choice.offline);
+  $("server").value = seeds.provider?.config?.server_url ?? "";
   set("certificate", seeds.incus?.preseed?.certificates?.[0]?.certificate
     ?? seeds["operations-center"]?.trusted_client_certificates?.[0] ?? seeds["migration-manager"]?.trusted_client_certificates?.[0]);
   offer();
@@ -343,7 +351,9 @@ async function start() {
     $("made").textContent = "Browsers make keys over HTTPS or on localhost only. Paste a certificate here.";
   }
   try {
-    releases = (await call("/1.0/releases")).releases;
+    const known = await call("/1.0/releases");
+    releases = known.releases;
+    $("server").value = known.server_url ?? "";
   } catch (error) {
     notice("The releases cannot be listed: " + error.message);
     return;

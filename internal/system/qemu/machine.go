@@ -118,6 +118,10 @@ type Machine struct {
 	// Taps are tap devices of this computer, each the other end of one more network card;
 	// the first card has the MAC address 52:54:00:48:46:01, and so on.
 	Taps []string `json:"taps,omitempty"`
+	// TapBootIndex is the place of the first of Taps in the boot order, as a disk's BootIndex; 0
+	// means that the machine is not started from it. Each protocol that the firmware has for a
+	// card is tried there, one after the other.
+	TapBootIndex int `json:"tap_boot_index,omitempty"`
 	// Serial is the file the first serial port is appended to.
 	Serial string `json:"serial"`
 	// QMP and Events are the control sockets. Events may be empty.
@@ -265,8 +269,11 @@ func network(m Machine) []string {
 	for i, tap := range m.Taps {
 		// Bonds of 802.3ad take cards that say how fast they are and that they send both ways.
 		// Without the header, frames have all their checksums: programs read them, not a kernel.
-		cards = append(cards, "-netdev", fmt.Sprintf("tap,id=tap%d,ifname=%s,script=no,downscript=no,vnet_hdr=off", i, comma(tap)),
-			"-device", fmt.Sprintf("virtio-net-pci,netdev=tap%d,mac=%s,speed=10000,duplex=full,romfile=", i, TapHwaddr(i)))
+		device := fmt.Sprintf("virtio-net-pci,netdev=tap%d,mac=%s,speed=10000,duplex=full,romfile=", i, TapHwaddr(i))
+		if i == 0 && m.TapBootIndex > 0 {
+			device += fmt.Sprintf(",bootindex=%d", m.TapBootIndex)
+		}
+		cards = append(cards, "-netdev", fmt.Sprintf("tap,id=tap%d,ifname=%s,script=no,downscript=no,vnet_hdr=off", i, comma(tap)), "-device", device)
 	}
 	if m.NoNetwork {
 		return cards

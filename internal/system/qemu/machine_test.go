@@ -80,6 +80,9 @@ func TestArgs_Variations_ChangeWhatTheyName(t *testing.T) {
 		"taps": {func(m *Machine) { m.Taps = []string{"hf0", "hf1"} }, []string{
 			"-netdev tap,id=tap1,ifname=hf1,script=no,downscript=no,vnet_hdr=off",
 			"-device virtio-net-pci,netdev=tap1,mac=52:54:00:48:46:02,speed=10000,duplex=full,romfile="}, nil},
+		"start from the network": {func(m *Machine) { m.Taps, m.TapBootIndex = []string{"hf0", "hf1"}, 1 }, []string{
+			"-device virtio-net-pci,netdev=tap0,mac=52:54:00:48:46:01,speed=10000,duplex=full,romfile=,bootindex=1",
+			"-device virtio-net-pci,netdev=tap1,mac=52:54:00:48:46:02,speed=10000,duplex=full,romfile="}, nil},
 		"no network": {func(m *Machine) { m.NoNetwork = true }, nil, []string{"-netdev user,id=net0,restrict=on"}},
 		"no port":    {func(*Machine) {}, []string{"-netdev user,id=net0,restrict=on"}, nil},
 		"credential": {func(m *Machine) { m.SMBIOS = []string{"io.systemd.credential:a=b,c"} }, []string{"-smbios type=11,value=io.systemd.credential:a=b,,c"}, nil},

@@ -34,6 +34,12 @@ func (n *Namespace) Dnsmasq(ctx context.Context, address string, lines ...string
 	return n.side.start(ctx, "dnsmasq", n.Command("dnsmasq", "-C", file), n.answers(net.JoinHostPort(address, "53")))
 }
 
+// Program runs a program of the caller's in the namespace until Close, and waits until it
+// listens at an address.
+func (n *Namespace) Program(ctx context.Context, name, address, path string, args ...string) error {
+	return n.side.start(ctx, name, n.Command(path, args...), n.answers(address))
+}
+
 // Chrony serves this computer's time on an address.
 func (n *Namespace) Chrony(ctx context.Context, address string) error {
 	// The program wants a folder for its socket that nobody else may enter.

@@ -12,12 +12,14 @@
 package writelog
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // magic and version of the format, in Linux' drivers/md/dm-log-writes.c.
@@ -170,6 +172,74 @@ func (d *Disk) Cut(n int, keep func(entry int) bool) error {
 	return nil
 }
 
+// Rest adds to another file, which is a copy of this disk after Cut(n, nil), those of the
+// writes that nobody had flushed that keep says: what Cut would do with them, without a way
+// back and without remembering what was there, which may be gigabytes.
+func (d *Disk) Rest(copied string, n int, keep func(entry int) bool) (err error) {
+	file, err := os.OpenFile(copied, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("opening the copy of a disk: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	for i := d.durable; i < n; i++ {
+		// A write that went through is on the copy, and may lie above one that is added now.
+		if e := d.Entries[i]; (e.Through || keep != nil && keep(i)) && e.Length > 0 && !e.Discard {
+			if err := d.write(file, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// First is the first entry that writes these bytes at an offset of the disk, and false when
+// none does.
+func (d *Disk) First(offset int64, content []byte) (int, bool, error) {
+	length := int64(len(content))
+	for i, e := range d.Entries {
+		if e.Discard || offset < e.Offset || offset+length > e.Offset+e.Length {
+			continue
+		}
+		found := make([]byte, length)
+		if _, err := d.log.ReadAt(found, e.data+offset-e.Offset); err != nil {
+			return 0, false, fmt.Errorf("reading a log of writes at %d: %w", e.data, err)
+		}
+		if bytes.Equal(found, content) {
+			return i, true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// spreadAs bounds what one write counts when places are spread by bytes, since a range of
+// zeros is one write of any length.
+const spreadAs = 1 << 20
+
+// Spread gives count places behind writes from entry first up to entry end, which is not one
+// of them, evenly by the bytes that were written there; fewer when there are not as many.
+func Spread(entries []Entry, first, end, count int) []int {
+	counts := func(e Entry) int64 {
+		if e.Discard {
+			return 0
+		}
+		return min(e.Length, spreadAs)
+	}
+	var total int64
+	for _, e := range entries[first:end] {
+		total += counts(e)
+	}
+	var places []int
+	var done int64
+	for i := first; i < end && len(places) < count; i++ {
+		done += counts(entries[i])
+		// The middle of each share, so that neither the first nor the last write is picked.
+		if counts(entries[i]) > 0 && done*int64(2*count) >= total*int64(2*len(places)+1) {
+			places = append(places, i+1)
+		}
+	}
+	return places
+}
+
 func (d *Disk) apply(e Entry, takeBack bool) error {
 	if e.Length == 0 {
 		return nil
@@ -184,9 +254,29 @@ func (d *Disk) apply(e Entry, takeBack bool) error {
 	if e.Discard { // what is read there is not promised: what was there may stay
 		return nil
 	}
-	from := bufio.NewReaderSize(io.NewSectionReader(d.log, e.data, e.Length), 1<<20)
-	if _, err := io.Copy(io.NewOffsetWriter(d.disk, e.Offset), from); err != nil {
-		return fmt.Errorf("writing the disk at %d: %w", e.Offset, err)
+	return d.write(d.disk, e)
+}
+
+// write writes the bytes of an entry. Zeros become holes: an installation begins with
+// gigabytes of them.
+func (d *Disk) write(to *os.File, e Entry) error {
+	buffer, zeros := make([]byte, min(e.Length, 1<<20)), make([]byte, 1<<20)
+	for done := int64(0); done < e.Length; {
+		piece := buffer[:min(e.Length-done, int64(len(buffer)))]
+		if _, err := d.log.ReadAt(piece, e.data+done); err != nil {
+			return fmt.Errorf("reading a log of writes at %d: %w", e.data+done, err)
+		}
+		err := error(unix.EOPNOTSUPP)
+		if bytes.Equal(piece, zeros[:len(piece)]) {
+			err = unix.Fallocate(int(to.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.Offset+done, int64(len(piece)))
+		}
+		if err != nil {
+			_, err = to.WriteAt(piece, e.Offset+done)
+		}
+		if err != nil {
+			return fmt.Errorf("writing the disk at %d: %w", e.Offset+done, err)
+		}
+		done += int64(len(piece))
 	}
 	return nil
 }

@@ -151,3 +151,163 @@ func TestCut_Backwards_IsRefused(t *testing.T) {
 		t.Error("a flushed write can be taken back, or one be made that was not recorded")
 	}
 }
+
+// A cut in an installation may leave gigabytes that nobody had flushed: they are added to a
+// copy, and are the same as Cut would leave.
+func TestRest_OnACopy_IsWhatCutWouldLeave(t *testing.T) {
+	events := []event{
+		{at: 0, sectors: 1, fill: 'a'}, {at: 1, sectors: 2, fill: 'b'}, {flags: flush},
+		{at: 0, sectors: 1, fill: 0}, {at: 3, sectors: 1, fill: 'c'}, {at: 3, sectors: 1, fill: 'd', flags: fua},
+		{at: 1, sectors: 1, flags: discard}, {at: 2, sectors: 1, fill: 'e'},
+	}
+	for name, c := range map[string]struct {
+		keep func(int) bool
+		want string
+	}{
+		"nothing": {nil, "abbd"},
+		"all":     {func(int) bool { return true }, "\x00bed"},
+		"some":    {func(i int) bool { return i == 4 }, "abbd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk, log := recorded(t, events...)
+			d, err := writelog.Open(disk, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if err := d.Cut(len(d.Entries), nil); err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(disk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copied := filepath.Join(t.TempDir(), "copy")
+			if err := os.WriteFile(copied, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Rest(copied, len(d.Entries), c.keep); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, letters(t, copied)); diff != "" {
+				t.Errorf("the copy (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The moment at which a partition table is written is found by what is in it.
+func TestFirst_ContentAtAPlace_NamesTheWrite(t *testing.T) {
+	disk, log := recorded(t, event{at: 0, sectors: 2, fill: 'a'}, event{flags: flush}, event{at: 1, sectors: 1, flags: discard}, event{at: 1, sectors: 1, fill: 'b'})
+	d, err := writelog.Open(disk, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	type answer struct {
+		Entry int
+		Found bool
+	}
+	got := map[string]answer{}
+	for _, content := range []string{"aa", "bb", "cc"} {
+		entry, found, err := d.First(sector+1, []byte(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[content] = answer{entry, found}
+	}
+	if diff := cmp.Diff(map[string]answer{"aa": {0, true}, "bb": {3, true}, "cc": {}}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Moments are spread by what was written, and gigabytes of zeros do not take them all.
+func TestSpread_ByBytes_ZerosCountLittle(t *testing.T) {
+	const mib = 1 << 20
+	entries := []writelog.Entry{{Length: 64 * mib}, {Flush: true}, {Length: 8 * mib, Discard: true}, {Length: mib}, {Length: mib}, {Length: mib}, {Length: mib / 2}, {Length: mib / 2}, {Flush: true}, {Length: mib}}
+	for name, c := range map[string]struct {
+		first, end, count int
+		want              []int
+	}{
+		"one":                 {0, len(entries), 1, []int{5}},
+		"three":               {0, len(entries), 3, []int{1, 5, 8}},
+		"a part":              {3, 6, 3, []int{4, 5, 6}},
+		"none to be had":      {8, 9, 2, nil},
+		"more than there are": {4, 6, 5, []int{5, 6}},
+	} {
+		if diff := cmp.Diff(c.want, writelog.Spread(entries, c.first, c.end, c.count)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// Which moments of an installation are tried decides what the test of it is worth: the commit
+// is the table, so one lies right before it, one between its copies, one right behind it.
+func TestMoments_OfAnInstallation_LieAroundTheTable(t *testing.T) {
+	const disk = 20 << 20
+	table := func(sectors, header int64) []byte { // a write with the signature of a table
+		text := make([]byte, sectors*sector)
+		copy(text[header*sector:], "EFI PART")
+		return text
+	}
+	type write struct {
+		at      int64
+		content []byte
+		flush   bool
+	}
+	last := int64(disk/sector - 1)
+	writes := []write{
+		{at: last - 9, content: make([]byte, 10*sector)}, {flush: true}, {at: 0, content: make([]byte, 100*sector)}, {flush: true}, // 0 to 3: wiping
+		{at: 2048, content: []byte(filled("aaaa"))}, {at: 4096, content: []byte(filled("bb"))}, {flush: true}, // 4 to 6: data
+		{at: 9000, content: []byte(filled("cccccccc"))}, {at: 9100, content: []byte(filled("d"))}, {flush: true}, {flush: true}, // 7 to 10
+		{at: 0, content: make([]byte, sector)},                 // 11: an old table goes
+		{at: last - 3, content: table(4, 3)},                   // 12: the copy at the end
+		{at: 0, content: table(8, 1)},                          // 13: the table
+		{flush: true}, {at: 1024, content: make([]byte, 4096)}, // 14, 15: the mark goes
+		{flush: true},
+	}
+	dir := t.TempDir()
+	blank, log := filepath.Join(dir, "disk"), filepath.Join(dir, "log")
+	head := func(values ...uint64) []byte {
+		out := make([]byte, 0, sector)
+		for _, v := range values {
+			out = binary.LittleEndian.AppendUint64(out, v)
+		}
+		return out[:sector]
+	}
+	text := head(0x6a736677736872, 1, uint64(len(writes)), sector)
+	for _, w := range writes {
+		flags := uint64(0)
+		if w.flush {
+			flags = flush
+		}
+		text = append(append(text, head(uint64(w.at), uint64(len(w.content)/sector), flags, 0)...), w.content...)
+	}
+	for path, content := range map[string][]byte{log: text, blank: make([]byte, disk)} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := writelog.Open(blank, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for count, want := range map[int][]writelog.Moment{
+		2: {{After: 11, Where: "before the table", Rest: "lost"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+		3: {{After: 3, Where: "amid the data", Rest: "torn"}, {After: 11, Where: "before the table", Rest: "lost"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+		5: {{After: 3, Where: "amid the data", Rest: "torn"}, {After: 5, Where: "amid the data", Rest: "lost"}, {After: 11, Where: "before the table", Rest: "lost"},
+			{After: 13, Where: "amid the table", Rest: "kept"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+	} {
+		got, err := d.Moments(disk, count)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%d moments (-want +got):\n%s", count, diff)
+		}
+	}
+	if _, err := d.Moments(disk+sector, 3); err == nil {
+		t.Error("a recording without the copy of its table gives moments")
+	}
+}
