@@ -276,8 +276,11 @@ type unpacked struct {
 
 func (u *unpacked) Read(data []byte) (int, error) {
 	n, err := u.content.Read(data)
-	if !errors.Is(err, io.EOF) {
-		return n, err
+	if err == nil {
+		return n, nil
+	}
+	if !errors.Is(err, io.EOF) { // it is no end of the content, whatever gzip calls it
+		return n, errors.Join(u.packed.check(), fmt.Errorf("unpacking it: %w", err))
 	}
 	if _, err := io.Copy(io.Discard, u.buffered); err != nil {
 		return n, err

@@ -84,8 +84,8 @@ func fill(ctx context.Context, to io.Writer, room int64, content io.Reader) (len
 		if err := ctx.Err(); err != nil {
 			return length, err
 		}
-		n, err := io.ReadFull(content, buffer)
-		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		n, err := readFull(content, buffer)
+		last := errors.Is(err, io.EOF)
 		if err != nil && !last {
 			return length, err
 		}
@@ -100,6 +100,17 @@ func fill(ctx context.Context, to io.Writer, room int64, content io.Reader) (len
 			return length, err
 		}
 	}
+}
+
+// readFull fills the buffer as far as content goes. Unlike io.ReadFull it tells an end from a
+// stream that says itself that it broke off (io.ErrUnexpectedEOF).
+func readFull(content io.Reader, buffer []byte) (n int, err error) {
+	for n < len(buffer) && err == nil {
+		var more int
+		more, err = content.Read(buffer[n:])
+		n += more
+	}
+	return n, err
 }
 
 // Label gives the partitions of a slot the labels and UUIDs of a release, the signature first

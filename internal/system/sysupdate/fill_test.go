@@ -128,6 +128,7 @@ func TestFill_FileThatDoesNotBelong_IsAnErrorAndStaysInItsPartition(t *testing.T
 	}{
 		"too large":       {t.Context(), 3, strings.NewReader(strings.Repeat("x", 16<<10+1)), ErrTooLarge},
 		"another content": {t.Context(), 3, io.MultiReader(strings.NewReader("x"), iotest.ErrReader(wrong)), wrong},
+		"broken off":      {t.Context(), 3, io.MultiReader(strings.NewReader("x"), iotest.ErrReader(io.ErrUnexpectedEOF)), io.ErrUnexpectedEOF},
 		"stopped":         {ended, 3, strings.NewReader("x"), context.Canceled},
 	} {
 		if err := s.Fill(c.ctx, c.number, c.content); !errors.Is(err, c.want) {
