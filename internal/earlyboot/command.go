@@ -18,9 +18,9 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
-const usage = "usage: holdfast-initrd medium|root|etc|failed, or holdfast-initrd other DEVICE"
+const usage = "usage: holdfast-initrd medium|usr|root|etc|failed, or holdfast-initrd other DEVICE"
 
-// Command is the whole of holdfast-initrd: args are "medium", "root", "etc" or "failed", as
+// Command is the whole of holdfast-initrd: args are "medium", "usr", "root", "etc" or "failed", as
 // the units of the initrd call them, or "other" with a disk, as its rule for udev does.
 func Command(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 2 && args[0] == "other" {
@@ -32,6 +32,8 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 	switch args[0] {
 	case "medium":
 		return commandMedium(ctx, out)
+	case "usr":
+		return readUsr("/dev/mapper/usr")
 	case "root":
 		return commandRoot(ctx, out)
 	case "etc":
@@ -56,6 +58,24 @@ func commandOther(device string, out io.Writer) error {
 	}
 	_, err = fmt.Fprintln(out, "HOLDFAST_OTHER=1")
 	return err
+}
+
+// usrBeginning is how much of /usr is read before it is mounted, in bytes: the head of its file
+// system, and the way through the hash tree to it.
+const usrBeginning = 1 << 20
+
+// readUsr fails when the beginning of /usr cannot be read. Without it nobody would see a file
+// system in the mapping, and systemd waits ten minutes for one.
+func readUsr(path string) (err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading /usr: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.CopyN(io.Discard, f, usrBeginning); err != nil {
+		return fmt.Errorf("reading /usr: its beginning is damaged, or the disk is: %w", err)
+	}
+	return nil
 }
 
 func commandMedium(ctx context.Context, out io.Writer) error {

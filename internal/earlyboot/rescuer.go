@@ -161,41 +161,45 @@ func (h hostFailing) Use(ctx context.Context, m Medium, again bool, say func(str
 // restore brings the release on a mounted medium into a slot.
 func (h hostFailing) restore(ctx context.Context, files fs.FS, anchors rescue.Anchors, again bool, say func(string)) (version string, err error) {
 	err = h.withESP(ctx, func(esp *hostESP, loader bootloader.Loader) error {
-		if !canRecover(esp.disk) {
-			return fmt.Errorf("%s is not the disk of a node", esp.disk.Path)
-		}
 		slots := sysupdate.Slots{Run: h.run, Disk: esp.disk.Path, Name: layout.Name, Root: filepath.Dir(h.paths.Sys), Parts: []sysupdate.Parts{
 			{Signature: layout.SigA, Verity: layout.VerityA, Usr: layout.UsrA},
 			{Signature: layout.SigB, Verity: layout.VerityB, Usr: layout.UsrB},
 		}}
-		parts, err := h.accepted(files, anchors, slots, loader)
-		if err != nil {
-			return err
-		}
-		version = parts.version
-		if noted, known := esp.note().of(version); known && noted.Restored && noted.InARow > 0 && !again {
-			return fmt.Errorf("release %s was written from a medium before, and did not start: take the medium out and put it in again to write it once more", version)
-		}
-		inside, err := fs.Sub(files, rescue.UpdateDir)
-		if err != nil {
-			return err
-		}
-		if err := esp.write(); err != nil {
-			return err
-		}
-		work := restore{files: inside, slots: slots, loader: loader, startable: h.startable, say: say}
-		if err := work.run(ctx, parts); err != nil {
-			return err
-		}
-		_ = esp.keepNote(esp.note().restored(version, time.Now())) // the release is there all the same
-		return nil
+		work := restore{files: files, slots: slots, loader: loader, startable: h.startable, say: say}
+		version, err = esp.restore(ctx, work, anchors, again)
+		return err
 	})
 	return version, err
 }
 
+// restore brings a release into a slot once it is accepted; work has the whole medium.
+func (e *hostESP) restore(ctx context.Context, work restore, anchors rescue.Anchors, again bool) (version string, err error) {
+	if !canRecover(e.disk) {
+		return "", fmt.Errorf("%s is not the disk of a node", e.disk.Path)
+	}
+	parts, err := accepted(work.files, anchors, work.slots, work.loader)
+	if err != nil {
+		return "", err
+	}
+	if noted, known := e.note().of(parts.version); known && noted.Restored && noted.InARow > 0 && !again {
+		return "", fmt.Errorf("release %s was written from a medium before, and did not start: take the medium out and put it in again to write it once more", parts.version)
+	}
+	if work.files, err = fs.Sub(work.files, rescue.UpdateDir); err != nil {
+		return "", err
+	}
+	if err := e.write(); err != nil {
+		return "", err
+	}
+	if err := work.run(ctx, parts); err != nil {
+		return "", err
+	}
+	_ = e.keepNote(e.note().restored(parts.version, time.Now())) // the release is there all the same
+	return parts.version, nil
+}
+
 // accepted gives the release of a medium, if its signature holds, all of a system is there, and
 // the node has not had a newer one.
-func (h hostFailing) accepted(files fs.FS, anchors rescue.Anchors, slots sysupdate.Slots, loader bootloader.Loader) (releaseParts, error) {
+func accepted(files fs.FS, anchors rescue.Anchors, slots sysupdate.Slots, loader bootloader.Loader) (releaseParts, error) {
 	state, err := loader.Read()
 	if err != nil {
 		return releaseParts{}, err
