@@ -50,7 +50,7 @@ func (h hostRescue) Use(ctx context.Context, until <-chan struct{}) error {
 		return err
 	}
 	h.say("info", "found the rescue medium "+device)
-	found, err := rescue.Read(os.DirFS(rescueMount), anchors, rescue.Facts{Architecture: architecture(), Oldest: running.Version, Now: time.Now()})
+	found, err := rescue.Read(os.DirFS(rescueMount), anchors, rescue.Facts{Architecture: architecture(), Oldest: h.oldest(running.Version), Now: time.Now()})
 	if found.Hotfix != nil {
 		err = errors.Join(err, h.hotfix(ctx, found.Hotfix))
 	}
@@ -73,6 +73,17 @@ func (h hostRescue) Use(ctx context.Context, until <-chan struct{}) error {
 		return err
 	}
 	return errors.Join(err, h.update(ctx, found.Update.Version))
+}
+
+// oldest is the oldest release that a medium may bring. A node that does not remember more
+// goes by what runs.
+func (h hostRescue) oldest(running string) string {
+	remembered, _, err := h.updates.agent.Store.Load()
+	if err != nil {
+		h.log.Warn("rescue medium: which releases were good is not known", "error", err)
+		return running
+	}
+	return remembered.KnownGood(running)
 }
 
 func (h hostRescue) say(level, text string) {
