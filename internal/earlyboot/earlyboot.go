@@ -26,7 +26,6 @@
 //     PCR 15 with the volume key, and the TPM's policy wants PCR 15 to be zero.
 //   - A root volume without a machine id was never handed to the system: the first
 //     boot was interrupted, and it is made again.
-//
 //   - Nothing is written to a slot but a release whose publisher the image trusts, and its
 //     kernel image becomes bootable last.
 //

@@ -296,7 +296,7 @@ func TestRestore_PowerCutAnywhere_StartsWhatStartedOrTheWholeNew(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := fakeRelease(t, c.version)
-			for cut := 0; ; cut += 90000 {
+			for cut := 0; ; cut += 150000 {
 				b := newBench(t, c.b, c.images...)
 				meter := &metered{FS: r.files, run: run.Host, left: cut}
 				b.files, b.slots.Run = meter, meter.Run
