@@ -2,16 +2,13 @@ package daemon
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"time"
 
 	apirelease "github.com/holdfast-os/holdfast/api/release"
-	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/rescue"
 	"github.com/holdfast-os/holdfast/internal/system/removable"
 	"github.com/holdfast-os/holdfast/internal/system/run"
@@ -24,10 +21,6 @@ const (
 	// while it runs.
 	rescueMount = "/run/holdfast/rescue"
 	hotfixFile  = "/run/holdfast/hotfix.sh"
-	// updateAnchor and hotfixAnchor are whom the image trusts with media. Without the second
-	// the first one stands for it.
-	updateAnchor = "/usr/lib/holdfast/releases/update.crt"
-	hotfixAnchor = "/usr/lib/holdfast/releases/hotfix.crt"
 	// hotfixLimit is how long a script may take.
 	hotfixLimit = 10 * time.Minute
 )
@@ -48,7 +41,7 @@ func (h hostRescue) Use(ctx context.Context, until <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	anchors, err := rescueAnchors()
+	anchors, err := rescue.ReadAnchors(os.DirFS(rescue.AnchorDir))
 	if err != nil {
 		return err
 	}
@@ -57,7 +50,7 @@ func (h hostRescue) Use(ctx context.Context, until <-chan struct{}) error {
 		return err
 	}
 	h.say("info", "found the rescue medium "+device)
-	found, err := rescue.Read(os.DirFS(rescueMount), anchors, rescue.Facts{Architecture: architecture(), Running: running.Version, Now: time.Now()})
+	found, err := rescue.Read(os.DirFS(rescueMount), anchors, rescue.Facts{Architecture: architecture(), Oldest: h.oldest(running.Version), Now: time.Now()})
 	if found.Hotfix != nil {
 		err = errors.Join(err, h.hotfix(ctx, found.Hotfix))
 	}
@@ -80,6 +73,17 @@ func (h hostRescue) Use(ctx context.Context, until <-chan struct{}) error {
 		return err
 	}
 	return errors.Join(err, h.update(ctx, found.Update.Version))
+}
+
+// oldest is the oldest release that a medium may bring. A node that does not remember more
+// goes by what runs.
+func (h hostRescue) oldest(running string) string {
+	remembered, _, err := h.updates.agent.Store.Load()
+	if err != nil {
+		h.log.Warn("rescue medium: which releases were good is not known", "error", err)
+		return running
+	}
+	return remembered.KnownGood(running)
 }
 
 func (h hostRescue) say(level, text string) {
@@ -121,33 +125,6 @@ func (h hostRescue) hotfix(ctx context.Context, script []byte) (err error) {
 	}
 	h.say("info", "the script of the rescue medium has ended: "+said)
 	return nil
-}
-
-// rescueAnchors reads whom the image trusts; nobody is no error.
-func rescueAnchors() (anchors rescue.Anchors, err error) {
-	if anchors.Update, err = readAnchors(updateAnchor); err != nil {
-		return anchors, err
-	}
-	anchors.Hotfix, err = readAnchors(hotfixAnchor)
-	if err == nil && anchors.Hotfix == nil {
-		anchors.Hotfix = anchors.Update
-	}
-	return anchors, err
-}
-
-func readAnchors(path string) ([]*x509.Certificate, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading whom this image trusts with rescue media: %w", err)
-	}
-	list, err := release.ParseCA(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return list, nil
 }
 
 // lend puts the release of a medium in the place of whatever provider there is.

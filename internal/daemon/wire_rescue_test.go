@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/holdfast-os/holdfast/api/release"
@@ -27,18 +25,5 @@ func TestProvider_MediumLent_ComesBeforeWhatIsConfigured(t *testing.T) {
 	p.giveBack(lent)
 	if source, err := p.current(); err == nil {
 		t.Errorf("got %v after it was given back", source)
-	}
-}
-
-func TestReadAnchors_FileMissingDamagedAndGood_IsToldApart(t *testing.T) {
-	dir := t.TempDir()
-	if list, err := readAnchors(filepath.Join(dir, "none")); list != nil || err != nil {
-		t.Errorf("got %v, %v", list, err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "bad"), []byte("no certificate"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if list, err := readAnchors(filepath.Join(dir, "bad")); err == nil {
-		t.Errorf("got %v", list)
 	}
 }

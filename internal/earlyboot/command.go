@@ -7,17 +7,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/internal/system/consoles"
+	"github.com/holdfast-os/holdfast/internal/system/dmverity"
 	"github.com/holdfast-os/holdfast/internal/system/luks"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
-const usage = "usage: holdfast-initrd medium|root|etc|failed, or holdfast-initrd other DEVICE"
+const usage = "usage: holdfast-initrd medium|usr|root|etc|failed, or holdfast-initrd other DEVICE"
 
-// Command is the whole of holdfast-initrd: args are "medium", "root", "etc" or "failed", as
+// Command is the whole of holdfast-initrd: args are "medium", "usr", "root", "etc" or "failed", as
 // the units of the initrd call them, or "other" with a disk, as its rule for udev does.
 func Command(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 2 && args[0] == "other" {
@@ -29,6 +32,8 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 	switch args[0] {
 	case "medium":
 		return commandMedium(ctx, out)
+	case "usr":
+		return readUsr("/dev/mapper/usr")
 	case "root":
 		return commandRoot(ctx, out)
 	case "etc":
@@ -36,9 +41,9 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return NewHost(HostOptions{}).MakeEtc(info)
+		return commandEtc(ctx, info)
 	case "failed":
-		return Failed(ctx, run.Host, out)
+		return commandFailed(ctx, out)
 	default:
 		return fmt.Errorf("unknown command %q: %s", args[0], usage)
 	}
@@ -55,6 +60,24 @@ func commandOther(device string, out io.Writer) error {
 	return err
 }
 
+// usrBeginning is how much of /usr is read before it is mounted, in bytes: the head of its file
+// system, and the way through the hash tree to it.
+const usrBeginning = 1 << 20
+
+// readUsr fails when the beginning of /usr cannot be read. Without it nobody would see a file
+// system in the mapping, and systemd waits ten minutes for one.
+func readUsr(path string) (err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("reading /usr: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := io.CopyN(io.Discard, f, usrBeginning); err != nil {
+		return fmt.Errorf("reading /usr: its beginning is damaged, or the disk is: %w", err)
+	}
+	return nil
+}
+
 func commandMedium(ctx context.Context, out io.Writer) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -62,6 +85,38 @@ func commandMedium(ctx context.Context, out io.Writer) error {
 	}
 	say := func(line string) { fmt.Fprintln(out, line) }
 	return NewHost(HostOptions{}).FindMedium(ctx, option(string(cmdline), "usrhash"), AttachCD, say)
+}
+
+// commandEtc ends what early boot does. From here on a wrong block of /usr restarts the machine:
+// until now it had to be an error that can be told, and in the system nothing must go on
+// without the file that it belongs to.
+func commandEtc(ctx context.Context, info bootinfo.Info) error {
+	if err := NewHost(HostOptions{}).MakeEtc(info); err != nil {
+		return err
+	}
+	return dmverity.RestartOnCorruption(ctx, run.Host, "usr")
+}
+
+// failedWait is how long the disk of a start that failed may take to appear.
+const failedWait = 30 * time.Second
+
+func commandFailed(ctx context.Context, out io.Writer) (err error) {
+	screens := Screens{Log: out}
+	if all, openErr := consoles.Open("/sys", "/dev"); openErr == nil {
+		defer func() { err = errors.Join(err, all.Close()) }()
+		screens.Consoles = all
+	} else if one, oneErr := os.OpenFile("/dev/console", os.O_WRONLY, 0); oneErr == nil {
+		defer func() { err = errors.Join(err, one.Close()) }()
+		screens.Consoles = one
+	} else {
+		screens.Consoles = io.Discard
+		fmt.Fprintln(out, errors.Join(openErr, oneErr))
+	}
+	// systemd has Ctrl-Alt-Del, and does nothing at it here: the kernel restarts then.
+	if cadErr := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_ON); cadErr != nil {
+		fmt.Fprintln(out, "Ctrl-Alt-Del does nothing:", cadErr)
+	}
+	return Failed(ctx, run.Host, NewHost(HostOptions{Wait: failedWait}).Failing(), screens)
 }
 
 func commandRoot(ctx context.Context, out io.Writer) error {

@@ -26,9 +26,12 @@
 //     PCR 15 with the volume key, and the TPM's policy wants PCR 15 to be zero.
 //   - A root volume without a machine id was never handed to the system: the first
 //     boot was interrupted, and it is made again.
+//   - Nothing is written to a slot but a release whose publisher the image trusts, and its
+//     kernel image becomes bootable last.
 //
-// What fails here is said on the console, and the machine starts again; there is no
-// shell to fall into.
+// What fails here is said on every console, and the machine starts again while that can lead
+// to another release; else it waits for a rescue medium (failed.go, after.go, recover.go,
+// restore.go). There is no shell to fall into.
 package earlyboot
 
 import (

@@ -28,6 +28,9 @@ var (
 	uuidForm    = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 )
 
+// IsVersion tells whether a text is the version of a release: 12 digits.
+func IsVersion(text string) bool { return versionForm.MatchString(text) }
+
 // InstallTable gives the script for `sfdisk` that writes partitions 1 to 8 in one
 // step. The installer fills the partitions first and writes the table as its last
 // act, so that a cut installation leaves a disk that nothing takes for a system.

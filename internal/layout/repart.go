@@ -176,6 +176,19 @@ func TransferFiles(arch, version string, uuids map[int]string) ([]string, error)
 	return append(names, Name+"_"+version+".efi"), nil
 }
 
+// partForm is a name with the UUID that its partition gets, without dashes or with them.
+var partForm = regexp.MustCompile(`\.([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\.raw$`)
+
+// PartUUID is the UUID, with dashes, that the partition of a published file gets; name is that
+// of the unpacked file, and false one without a UUID.
+func PartUUID(name string) (string, bool) {
+	match := partForm.FindStringSubmatch(name)
+	if match == nil {
+		return "", false
+	}
+	return strings.Join(match[1:], "-"), true
+}
+
 func renderTransfers(arch, protect, image string, source []string, disk string, esp []string) (map[string]string, error) {
 	table, err := Table(arch)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/fetch"
+	"github.com/holdfast-os/holdfast/internal/smime"
 )
 
 // Provider is where a node gets its releases from. Source is the one for the
@@ -45,7 +46,7 @@ type Progress func(done, total int64)
 // that wraps none is one of the network (package fetch has their names) or of the local disk.
 var (
 	// ErrUntrusted: the signature is missing, broken, or not by the update CA.
-	ErrUntrusted = errors.New("not signed by the update CA")
+	ErrUntrusted = smime.ErrUntrusted
 	// ErrMismatch: a file is not what the signed index says.
 	ErrMismatch = fetch.ErrMismatch
 	// ErrLimit: more or deeper than is accepted.

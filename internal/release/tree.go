@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/smime"
 )
 
 // tree is a tree that this program alone writes to.
@@ -141,7 +142,7 @@ func (t *tree) writeSigned(ctx context.Context, dir, name string, document any) 
 	if err != nil {
 		return fmt.Errorf("signing %s: %w", plain, err)
 	}
-	if message, err := parseSMIME(signature); err != nil || !bytes.Equal(message.text, text) {
+	if message, err := smime.Parse(signature); err != nil || !bytes.Equal(message.Text, text) {
 		return fmt.Errorf("signing %s: %w", plain, cmp.Or(err, errors.New("the signature is over another text")))
 	}
 	if err := t.step(name + ".json"); err != nil {
@@ -165,8 +166,8 @@ func saysAlready(plain, signed string, text []byte) bool {
 	if err != nil {
 		return false
 	}
-	message, err := parseSMIME(signature)
-	return err == nil && bytes.Equal(message.text, text)
+	message, err := smime.Parse(signature)
+	return err == nil && bytes.Equal(message.Text, text)
 }
 
 // replaceFile writes a file whole or not at all. Its temporary name begins with a

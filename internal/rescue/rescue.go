@@ -10,9 +10,12 @@
 //
 // Who holds the medium can do nothing that its signers did not: a document is used only when
 // its signature holds, and the files are compared by whoever copies them. An older medium of
-// the same signer can be shown again, though; the release is never an older one than runs,
-// and a script must be written so that it can be run again: it runs at each start with the
-// medium in.
+// the same signer can be shown again, though; the release is never an older one than the
+// caller accepts, and a script must be written so that it can be run again: it runs at each
+// start with the medium in.
+//
+// Two read media: the daemon of a node that has started, which uses all of it, and early boot
+// when no release starts any more, which takes a whole release and no script.
 package rescue
 
 import (
@@ -27,7 +30,7 @@ import (
 	"time"
 
 	api "github.com/holdfast-os/holdfast/api/release"
-	"github.com/holdfast-os/holdfast/internal/release"
+	"github.com/holdfast-os/holdfast/internal/smime"
 )
 
 // Label is the name of the partition or of the file system.
@@ -43,10 +46,57 @@ const (
 // maxDocument bounds the two signed documents, in bytes.
 const maxDocument = 8 << 20
 
+// AnchorDir is the folder of an image, and of its initrd, with whom it trusts: UpdateAnchor
+// signs releases, and scripts too unless there is a HotfixAnchor.
+const (
+	AnchorDir    = "/usr/lib/holdfast/releases"
+	UpdateAnchor = "update.crt"
+	HotfixAnchor = "hotfix.crt"
+)
+
+// maxAnchors bounds a file with certificates, in bytes.
+const maxAnchors = 1 << 20
+
 // Anchors are the certificates that may have signed what is on a medium.
 type Anchors struct {
 	// Update signs releases; Hotfix signs scripts.
 	Update, Hotfix []*x509.Certificate
+}
+
+// ReadAnchors reads whom an image trusts out of its AnchorDir; nobody is no error.
+func ReadAnchors(files fs.FS) (anchors Anchors, err error) {
+	if anchors.Update, err = readAnchors(files, UpdateAnchor); err != nil {
+		return Anchors{}, err
+	}
+	if anchors.Hotfix, err = readAnchors(files, HotfixAnchor); err != nil {
+		return Anchors{}, err
+	}
+	if anchors.Hotfix == nil {
+		anchors.Hotfix = anchors.Update
+	}
+	return anchors, nil
+}
+
+func readAnchors(files fs.FS, name string) ([]*x509.Certificate, error) {
+	f, err := files.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading whom this image trusts with rescue media: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxAnchors+1))
+	if err == nil && len(text) > maxAnchors {
+		err = fmt.Errorf("it has more than %d bytes", maxAnchors)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("reading whom this image trusts with rescue media, in %s: %w", name, err)
+	}
+	list, err := smime.ParseCA(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading whom this image trusts with rescue media, in %s: %w", name, err)
+	}
+	return list, nil
 }
 
 // Found is what is on a medium and may be used.
@@ -59,14 +109,17 @@ type Found struct {
 	System bool
 }
 
-// ErrOlder is a release that is older than the one that runs.
-var ErrOlder = errors.New("the release on the medium is older than the one that runs")
+// ErrOlder is a release that is older than Facts.Oldest.
+var ErrOlder = errors.New("the release on the medium is older than one that this node has had")
 
 // Facts are what a medium is read for.
 type Facts struct {
-	// Architecture is "x86_64" or "aarch64"; Running is the release that runs.
-	Architecture, Running string
-	// Now is the node's time; see release.Verify.
+	// Architecture is "x86_64" or "aarch64".
+	Architecture string
+	// Oldest is the oldest release that is accepted, which is the newest that the node is
+	// known to have had; "" accepts any.
+	Oldest string
+	// Now is the node's time; see smime.Verify.
 	Now time.Time
 }
 
@@ -104,7 +157,7 @@ func signed(files fs.FS, name string, anchors []*x509.Certificate, now time.Time
 	case len(anchors) == 0:
 		return nil, fmt.Errorf("%s of the rescue medium is left alone: this image has no certificate of anybody who may sign it", name)
 	}
-	text, err := release.Verify(data, anchors, now)
+	text, err := smime.Verify(data, anchors, now)
 	if err != nil {
 		return nil, fmt.Errorf("checking %s of the rescue medium: %w", name, err)
 	}
@@ -121,8 +174,8 @@ func readUpdate(files fs.FS, anchors []*x509.Certificate, facts Facts) (*api.Upd
 	if err := decoder.Decode(&update); err != nil {
 		return nil, fmt.Errorf("reading %s of the rescue medium: %w", UpdateFile, err)
 	}
-	if update.Version < facts.Running {
-		return nil, fmt.Errorf("%w: %.40q, and %s runs", ErrOlder, update.Version, facts.Running)
+	if update.Version < facts.Oldest {
+		return nil, fmt.Errorf("%w: it is %.40q, and the node has had %s", ErrOlder, update.Version, facts.Oldest)
 	}
 	listed := update.Files
 	update.Files = nil

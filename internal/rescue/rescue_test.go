@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
@@ -137,7 +138,7 @@ func TestRead_EachKindOfMedium_GivesWhatIsSigned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			anchors := rescue.Anchors{Update: []*x509.Certificate{updates.certificate}, Hotfix: []*x509.Certificate{support.certificate}}
-			found, err := rescue.Read(test.medium, anchors, rescue.Facts{Architecture: "x86_64", Running: running, Now: now})
+			found, err := rescue.Read(test.medium, anchors, rescue.Facts{Architecture: "x86_64", Oldest: running, Now: now})
 			if (test.err == nil) != (err == nil) || test.err != errAny && !errors.Is(err, test.err) {
 				t.Errorf("got %v, want %v", err, test.err)
 			}
@@ -161,5 +162,38 @@ func TestRead_ImageWithoutCertificates_UsesNothing(t *testing.T) {
 	found, err := rescue.Read(files, rescue.Anchors{}, rescue.Facts{Now: now})
 	if err == nil || found.Hotfix != nil {
 		t.Errorf("got %+v, %v", found, err)
+	}
+}
+
+// An image that trusts nobody is one thing, and one whose list is damaged another. Without a
+// list of its own, who signs releases signs scripts too.
+func TestReadAnchors_FilesMissingDamagedAndGood_AreToldApart(t *testing.T) {
+	update, hotfix := newSigner(t, "update"), newSigner(t, "hotfix")
+	file := func(s signer) *fstest.MapFile {
+		return &fstest.MapFile{Data: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.certificate.Raw})}
+	}
+	type names struct{ Update, Hotfix []string }
+	namesOf := func(list []*x509.Certificate) (out []string) {
+		for _, c := range list {
+			out = append(out, c.Subject.CommonName)
+		}
+		return out
+	}
+	for name, test := range map[string]struct {
+		files fstest.MapFS
+		want  names
+		fails bool
+	}{
+		"nobody":              {fstest.MapFS{}, names{}, false},
+		"one":                 {fstest.MapFS{"update.crt": file(update)}, names{[]string{"update"}, []string{"update"}}, false},
+		"both":                {fstest.MapFS{"update.crt": file(update), "hotfix.crt": file(hotfix)}, names{[]string{"update"}, []string{"hotfix"}}, false},
+		"damaged":             {fstest.MapFS{"update.crt": {Data: []byte("no certificate")}}, names{}, true},
+		"too long":            {fstest.MapFS{"update.crt": {Data: append(file(update).Data, make([]byte, 1<<20)...)}}, names{}, true},
+		"damaged for scripts": {fstest.MapFS{"update.crt": file(update), "hotfix.crt": {}}, names{}, true},
+	} {
+		got, err := rescue.ReadAnchors(test.files)
+		if diff := cmp.Diff(test.want, names{namesOf(got.Update), namesOf(got.Hotfix)}); diff != "" || (err != nil) != test.fails {
+			t.Errorf("%s: %v %s", name, err, diff)
+		}
 	}
 }

@@ -58,6 +58,15 @@ type Document struct {
 	Decisions []Decision `json:"decisions,omitempty"`
 }
 
+// KnownGood is the newest release that is known to be good here: the one that runs, or a newer
+// one that was found good and was not found bad since.
+func (d Document) KnownGood(running string) string {
+	if d.Proved == nil || slices.ContainsFunc(d.Bad, func(b BadRelease) bool { return b.Version == d.Proved.Version }) {
+		return running
+	}
+	return max(running, d.Proved.Version)
+}
+
 // Release is a release on its way into the node.
 type Release struct {
 	Version     string           `json:"version"`

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -152,9 +151,6 @@ func (w watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// partForm is a name with the UUID that its partition gets, without dashes or with them.
-var partForm = regexp.MustCompile(`\.([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})\.raw$`)
-
 // files are the parts under the names that systemd-sysupdate asks for; names leads back.
 func (s *System) files(found update.Found, wanted []string) (files []slotfeed.File, names map[string]string, err error) {
 	system, err := osParts(found.Manifest)
@@ -163,11 +159,11 @@ func (s *System) files(found update.Found, wanted []string) (files []slotfeed.Fi
 	}
 	uuids := map[int]string{}
 	for _, t := range osTypes[:3] {
-		match := partForm.FindStringSubmatch(system[t.kind].Name)
-		if match == nil {
+		uuid, ok := layout.PartUUID(system[t.kind].Name)
+		if !ok {
 			return nil, nil, fmt.Errorf("the name of %s has no UUID", system[t.kind].Name)
 		}
-		uuids[t.number] = strings.Join(match[1:], "-")
+		uuids[t.number] = uuid
 	}
 	offered, err := layout.TransferFiles(s.Architecture, found.Manifest.Version, uuids)
 	if err != nil {

@@ -48,7 +48,7 @@ var domains = []string{
 	"internal/packages", "internal/delta", "internal/tuf", "internal/fetch", "internal/parts", "internal/slotfeed", "internal/update",
 	"internal/operationscenter", "internal/imageauth", "internal/secureboot", "internal/pcr", "internal/keyupdate",
 	"internal/splice", "internal/prompt", "internal/netboot", "internal/customizer", "internal/media", "internal/backup", "internal/reset", "internal/cloudinit",
-	"internal/seedsource",
+	"internal/seedsource", "internal/smime", "internal/rescue",
 }
 
 // shells are the packages that may import adapters.

@@ -140,7 +140,7 @@ func (s Slots) readSlot(disk io.ReaderAt, table block.Table, parts Parts) (Slot,
 		return slot, nil
 	}
 	version, ok := strings.CutPrefix(slot.Labels[2], s.Name+"_")
-	if !ok || slot.Labels != [3]string{s.Name + "_" + version + "_verity_sig", s.Name + "_" + version + "_verity", s.Name + "_" + version} {
+	if !ok || slot.Labels != s.labels(version) {
 		slot.Problem = fmt.Sprintf("the labels %s, %s and %s are not of one release", slot.Labels[0], slot.Labels[1], slot.Labels[2])
 		return slot, nil
 	}
@@ -311,14 +311,9 @@ func (s Slots) Free(ctx context.Context, slot Slot) error {
 		if slots[at].Labels[i] == EmptyLabel {
 			continue
 		}
-		if _, err := s.Run(ctx, run.Command{Name: "sfdisk", Args: []string{
-			"--quiet", "--no-reread", "--no-tell-kernel", "--force", "--part-label", s.Disk, strconv.Itoa(number), EmptyLabel}}); err != nil {
+		if err := s.sfdisk(ctx, number, "--part-label", EmptyLabel); err != nil {
 			return fmt.Errorf("freeing partition %d of %s: %w", number, s.Disk, err)
 		}
 	}
-	disk, err := os.OpenFile(s.Disk, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("flushing the partition table of %s: %w", s.Disk, err)
-	}
-	return errors.Join(block.Sync(disk), disk.Close())
+	return s.flush()
 }
