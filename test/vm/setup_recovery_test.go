@@ -16,10 +16,11 @@ import (
 	"github.com/holdfast-os/holdfast/test/vm/forge"
 )
 
+// recoveryName is the clone; its second disk stands for the stick.
+func recoveryName() string { return machines.base + "-recovery" }
+
 const (
-	// recoveryName is the clone; its second disk stands for the stick.
-	recoveryName = baseName + "-recovery"
-	stickGiB     = 2
+	stickGiB = 2
 	// badRelease is what the other slot once held: it has used up its tries.
 	badRelease = "202001010000"
 )
@@ -30,10 +31,10 @@ const (
 func TestRecovery_BothSlotsBad_TakesARescueMedium(t *testing.T) {
 	slow(t)
 	longOnly(t)
-	t.Cleanup(func() { removeClone(t, recoveryName) })
+	t.Cleanup(func() { removeClone(t, recoveryName()) })
 	// The test variant is the one whose disk is a plain file.
-	makeClone(t, lab.Options{Name: recoveryName, Variant: lab.VariantTest, Hardware: lab.Hardware{DiskGiB: []int{lab.DefaultDiskGiB, stickGiB}}})
-	n := watched(t, newNode(t, recoveryName))
+	makeClone(t, lab.Options{Name: recoveryName(), Variant: lab.VariantTest, Hardware: lab.Hardware{DiskGiB: []int{lab.DefaultDiskGiB, stickGiB}}})
+	n := watched(t, newNode(t, recoveryName()))
 	n.putKernel(t, releaseKernel())
 	n.spoilSlots(t)
 
