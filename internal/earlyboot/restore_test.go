@@ -182,6 +182,11 @@ func (b bench) holds(parts sysupdate.Parts, r fakeParts) error {
 	if !slots[at].Complete() || slots[at].Version != r.version || slots[at].UUIDs != r.parts.uuids {
 		return fmt.Errorf("the slot is %+v", slots[at])
 	}
+	return b.contains(parts, r)
+}
+
+// contains tells whether a slot has the bytes of the release, whatever it is called.
+func (b bench) contains(parts sysupdate.Parts, r fakeParts) error {
 	disk, err := os.Open(b.slots.Disk)
 	if err != nil {
 		return err
@@ -320,6 +325,9 @@ func TestRestore_PowerCutAnywhere_StartsWhatStartedOrTheWholeNew(t *testing.T) {
 					return
 				}
 				b.files, b.slots.Run = r.files, run.Host
+				if slots, err := b.slots.Read(); err != nil || c.b != "" && !slots[c.slot].Empty && b.contains(slots[c.slot].Parts, r) != nil && b.contains(slots[c.slot].Parts, fakeRelease(t, c.b)) != nil {
+					t.Errorf("cut at %d: half a release is labelled %q, %v", cut, slots[c.slot].Labels, err)
+				}
 				if err := b.run(t.Context(), r.parts); err != nil {
 					t.Errorf("cut at %d, once more: %v", cut, err)
 				}
