@@ -234,9 +234,9 @@ func makeCD(path string) (err error) {
 		if err != nil {
 			return err
 		}
-		clear(old)
-		copy(old, fresh)
-		if _, err := file.WriteAt(old, rewrite.Offset); err != nil {
+		whole := make([]byte, rewrite.Size) // fresh may be shorter, or be old itself
+		copy(whole, fresh)
+		if _, err := file.WriteAt(whole, rewrite.Offset); err != nil {
 			return fmt.Errorf("making a CD of the medium: %w", err)
 		}
 	}

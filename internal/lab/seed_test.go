@@ -163,6 +163,10 @@ func TestMakeCD_Medium_HasOneTableForSectorsOf2048(t *testing.T) {
 	if err != nil || table.Sector != 2048 || len(table.Partitions) != layout.UsrA {
 		t.Errorf("got sectors of %d and %d partitions, %v", table.Sector, len(table.Partitions), err)
 	}
+	sector := make([]byte, 2)
+	if _, err := file.ReadAt(sector, layout.Start(layout.ESP)+11); err != nil || sector[0] != 0 || sector[1] != 16 {
+		t.Errorf("the boot sector of the ESP has become %x, %v: it starts nowhere", sector, err)
+	}
 }
 
 func archiveOf(in seedInput) ([]byte, error) {
