@@ -112,11 +112,30 @@ func commandFailed(ctx context.Context, out io.Writer) (err error) {
 		screens.Consoles = io.Discard
 		fmt.Fprintln(out, errors.Join(openErr, oneErr))
 	}
+	if quietErr := quietConsole(); quietErr != nil {
+		fmt.Fprintln(out, "others write to the console too:", quietErr)
+	}
 	// systemd has Ctrl-Alt-Del, and does nothing at it here: the kernel restarts then.
 	if cadErr := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_ON); cadErr != nil {
 		fmt.Fprintln(out, "Ctrl-Alt-Del does nothing:", cadErr)
 	}
 	return Failed(ctx, run.Host, NewHost(HostOptions{Wait: failedWait}).Failing(), screens)
+}
+
+// quietConsole keeps what systemd and the kernel would write between the lines that a person is
+// to read: the jobs that systemd waits for, and each block that cannot be read.
+func quietConsole() error {
+	const (
+		hideStatus   = unix.Signal(34 + 21) // SIGRTMIN+21 (systemd(1), Signals)
+		consoleLevel = 8                    // SYSLOG_ACTION_CONSOLE_LEVEL (syslog(2))
+		critical     = 2                    // the kernel's emergencies and alerts remain
+	)
+	errStatus := unix.Kill(1, hideStatus)
+	var errKernel error
+	if _, _, errno := unix.Syscall(unix.SYS_SYSLOG, consoleLevel, 0, critical); errno != 0 {
+		errKernel = errno
+	}
+	return errors.Join(errStatus, errKernel)
 }
 
 func commandRoot(ctx context.Context, out io.Writer) error {

@@ -121,7 +121,9 @@ type waiting struct {
 	// trouble was said last of a medium that cannot be looked at.
 	trouble string
 	left    time.Duration
-	failed  []error
+	// shown is the countdown that stands on the console.
+	shown  string
+	failed []error
 }
 
 // waitForMedium returns when the machine is to start again: a medium has helped, a person
@@ -217,9 +219,15 @@ func (w *waiting) line(text string) {
 		b.WriteString("  " + printable(strings.TrimRight(line, "\n")) + "\n")
 	}
 	w.say("\r" + b.String())
+	w.shown = ""
 }
 
-// countdown is written over itself, and not kept.
+// countdown is written over itself, and not kept; each step once, however many events there
+// are in it.
 func (w *waiting) countdown() {
-	_, _ = io.WriteString(w.out.Consoles, fmt.Sprintf("\r  The machine starts again by itself in %02d:%02d. ", int(w.left.Minutes()), int(w.left.Seconds())%60))
+	text := fmt.Sprintf("\r  The machine starts again by itself in %02d:%02d. ", int(w.left.Minutes()), int(w.left.Seconds())%60)
+	if text != w.shown {
+		_, _ = io.WriteString(w.out.Consoles, text)
+	}
+	w.shown = text
 }

@@ -115,12 +115,14 @@ func (n *node) expectRecovery(t *testing.T, phrases ...string) {
 	n.powerOn(t)
 	events := n.listen(t)
 	n.saysOnSerial(t, since, bootLimit, append(phrases, recoveryPhrases...)...)
-	ctx, cancel := context.WithTimeout(t.Context(), shortLimit)
+	asked, cancel := context.WithTimeout(t.Context(), shortLimit)
 	defer cancel()
-	if ready, _ := n.ready(ctx); ready {
+	if ready, _ := n.ready(asked); ready {
 		t.Error("the node came up as if nothing were wrong")
 	}
-	control, err := n.control(t.Context(), "qmp.sock")
+	ctx, cancel := context.WithTimeout(t.Context(), shortLimit)
+	defer cancel()
+	control, err := n.control(ctx, "qmp.sock")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,9 +134,10 @@ func (n *node) expectRecovery(t *testing.T, phrases ...string) {
 }
 
 // A failure in the initrd must never leave a machine that nobody can reach standing
-// still, and never give whoever stands in front of it a shell: it says what is wrong,
-// waits for a rescue medium where nothing else is left, and starts again. What is broken here is the partition table: the seed's partition and
-// the root volume are gone from it, and without both the disk is left alone.
+// still, and never give whoever stands in front of it a shell: it says what is wrong, waits for
+// a rescue medium where nothing else is left, and starts again. What is broken here is the
+// partition table: the seed's partition and the root volume are gone from it, and without both
+// the disk is left alone.
 func TestInitrd_Failure_SaysWhyAndRestarts(t *testing.T) {
 	slow(t)
 	n, _ := hostileNode(t)
