@@ -59,7 +59,7 @@ test-host: build ## adapters against the real programs on this kernel
 test-vm: build ## the real image in QEMU
 	test/vm/peers/install
 	go test -count=1 $$(go list ./test/vm/... | grep -v '/test/vm$$')
-	test/vm/halves
+	go test -count=1 -timeout 75m -v ./test/vm # alone, so that each line is seen when it comes
 
 test-long: build ## all tests of the image, with installations, the network on the wire and every bad release; hours
 	test/vm/peers/install

@@ -5,8 +5,7 @@
 // up test` makes the same one. A test of a live system starts from that snapshot, in
 // seconds. A test that needs a boot works on a clone of it ("test-..."), which is
 // removed afterwards. One machine runs at a time, and tests run one after the other;
-// the names of the files put them in that order: live_, reboot_, setup_. The script
-// ./halves runs the tests of updates beside all others, as a second process with -base.
+// the names of the files put them in that order: live_, reboot_, setup_.
 //
 // Nothing is concluded from the wording of a log, except where the message itself is
 // what the user gets (a refused installation, the question for a recovery key): there,
@@ -43,12 +42,11 @@ import (
 var (
 	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
 	long   = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
-	base   = flag.String("base", firstBase, "the lab that the tests start from; another name than "+firstBase+" is made out of its snapshot, for a second run beside the first")
 	points = flag.Int("points", 3, "at how many moments of an update, and of an installation, the power is cut")
 )
 
-// firstBase is the lab that is installed; another base is made out of its snapshot.
-const firstBase = "test"
+// baseName is the lab that all tests start from.
+const baseName = "test"
 
 // upLimit bounds making, cloning or restoring a machine.
 const upLimit = 30 * time.Minute
@@ -111,7 +109,7 @@ func open() (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{root: root, build: filepath.Join(root, ".build", "out"), tree: filepath.Join(root, ".build", "release"), base: *base}
+	w := &world{root: root, build: filepath.Join(root, ".build", "out"), tree: filepath.Join(root, ".build", "release"), base: baseName}
 	if w.version, err = release.BuildVersion(w.build); err != nil {
 		return nil, fmt.Errorf("looking for the image: %w\ntry:   make build", err)
 	}
@@ -176,9 +174,6 @@ func (w *world) prepare(ctx context.Context) error {
 		}
 	}
 	o := lab.Options{Name: w.base, BuildDir: w.build, ReleaseDir: w.tree, Fresh: fresh, Progress: os.Stderr}
-	if w.base != firstBase {
-		o.From, o.Fresh = firstBase, true // it stands on the other's disk, which may be another by now
-	}
 	info, err := w.lab.Up(ctx, o)
 	if err != nil {
 		return fmt.Errorf("bringing up the machine that all tests start from: %w", err)
@@ -195,9 +190,6 @@ func (w *world) close(ctx context.Context) error {
 	failed := []error{w.cut(ctx)}
 	if w.hostile != nil {
 		failed = append(failed, w.lab.Remove(ctx, hostileName()))
-	}
-	if w.base != firstBase {
-		return errors.Join(append(failed, w.lab.Remove(ctx, w.base))...)
 	}
 	return errors.Join(append(failed, w.lab.Down(ctx, w.base))...)
 }
