@@ -19,7 +19,7 @@ import (
 
 // hostileName is a clone whose firmware tables ask for all that a node must not give,
 // and whose disk is a plain file, so that it can be changed while the machine is off.
-func hostileName() string { return machines.base + "-hostile" }
+func hostileName() string { return baseName + "-hostile" }
 
 // hostile is that clone and what its first start, with the right bytes on its disk,
 // looked like.

@@ -24,7 +24,7 @@ import (
 
 // networkName is the clone with two cards more than the base machine, on a switch with
 // servers. Its first card leads to this computer as that of every lab.
-func networkName() string { return machines.base + "-network" }
+func networkName() string { return baseName + "-network" }
 
 // Where things are. The node's own addresses are those that the tests give it.
 const (
@@ -112,7 +112,7 @@ func newRig(t *testing.T) *rig {
 		}
 		removeClone(t, networkName())
 	})
-	restore(t, lab.Options{Name: networkName(), From: machines.base, Variant: lab.VariantTest, NoSnapshot: true, Hardware: lab.Hardware{Taps: r.taps}})
+	restore(t, lab.Options{Name: networkName(), From: baseName, Variant: lab.VariantTest, NoSnapshot: true, Hardware: lab.Hardware{Taps: r.taps}})
 	r.node = watched(t, newNode(t, networkName()))
 	return r
 }

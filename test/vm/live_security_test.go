@@ -23,7 +23,7 @@ import (
 
 // execName is the clone of the test variant, which takes commands. It keeps its own
 // snapshot, for the next run of the tests and for the benchmarks.
-func execName() string { return machines.base + "-exec" }
+func execName() string { return baseName + "-exec" }
 
 // newTPM gives a stopped machine the TPM of another one.
 func (n *node) newTPM(t *testing.T) {
@@ -66,7 +66,7 @@ func TestSecureBoot_UserModeWithOurKeys(t *testing.T) {
 
 // A node has one door. Each further open port is one that somebody has to guard.
 func TestNetwork_OnlyIncusListens(t *testing.T) {
-	restore(t, lab.Options{Name: execName(), From: machines.base, Variant: lab.VariantTest})
+	restore(t, lab.Options{Name: execName(), From: baseName, Variant: lab.VariantTest})
 	watched(t, newNode(t, execName()))
 	limited, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()

@@ -63,19 +63,19 @@ func (n *node) file(name string) string { return filepath.Join(n.dir, name) }
 // shared gives the live machine to a test that only reads.
 func shared(t *testing.T) *node {
 	t.Helper()
-	if machines.running != machines.base || !machines.pristine {
-		restore(t, lab.Options{Name: machines.base})
+	if machines.running != baseName || !machines.pristine {
+		restore(t, lab.Options{Name: baseName})
 		machines.pristine = true
 	}
-	return watched(t, newNode(t, machines.base))
+	return watched(t, newNode(t, baseName))
 }
 
 // fresh gives the live machine, as it was right after its installation, to a test
 // that changes it.
 func fresh(t *testing.T) *node {
 	t.Helper()
-	restore(t, lab.Options{Name: machines.base})
-	return watched(t, newNode(t, machines.base))
+	restore(t, lab.Options{Name: baseName})
+	return watched(t, newNode(t, baseName))
 }
 
 // restore brings a machine up from its snapshot, or makes it; any other is cut first.
@@ -106,7 +106,7 @@ func clone(t *testing.T, name string, hardware lab.Hardware) *node {
 // its power at once: the firmware has just begun.
 func makeClone(t *testing.T, o lab.Options) {
 	t.Helper()
-	o.From, o.NoWait, o.NoSnapshot = machines.base, true, true
+	o.From, o.NoWait, o.NoSnapshot = baseName, true, true
 	restore(t, o)
 	if err := machines.cut(t.Context()); err != nil {
 		t.Fatal(err)

@@ -109,7 +109,7 @@ func open() (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{root: root, build: filepath.Join(root, ".build", "out"), tree: filepath.Join(root, ".build", "release"), base: baseName}
+	w := &world{root: root, build: filepath.Join(root, ".build", "out"), tree: filepath.Join(root, ".build", "release")}
 	if w.version, err = release.BuildVersion(w.build); err != nil {
 		return nil, fmt.Errorf("looking for the image: %w\ntry:   make build", err)
 	}
@@ -155,12 +155,12 @@ func (w *world) prepare(ctx context.Context) error {
 	}
 	fresh := false
 	for _, info := range infos {
-		if info.Name == w.base {
+		if info.Name == baseName {
 			fresh = info.Release != w.version || (info.Stage == "ready" && !info.Snapshot)
 		}
 	}
 	for _, info := range infos {
-		if !strings.HasPrefix(info.Name, w.base+"-") {
+		if !strings.HasPrefix(info.Name, baseName+"-") {
 			continue
 		}
 		if info.Name == execName() && info.Snapshot && info.Release == w.version && !fresh {
@@ -173,7 +173,7 @@ func (w *world) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	o := lab.Options{Name: w.base, BuildDir: w.build, ReleaseDir: w.tree, Fresh: fresh, Progress: os.Stderr}
+	o := lab.Options{Name: baseName, BuildDir: w.build, ReleaseDir: w.tree, Fresh: fresh, Progress: os.Stderr}
 	info, err := w.lab.Up(ctx, o)
 	if err != nil {
 		return fmt.Errorf("bringing up the machine that all tests start from: %w", err)
@@ -181,7 +181,7 @@ func (w *world) prepare(ctx context.Context) error {
 	if !info.Snapshot {
 		return errors.New("the machine that all tests start from has no snapshot: run `bin/holdfast lab up test --fresh`")
 	}
-	w.running = w.base // what was done on it before is not known: it is not pristine
+	w.running = baseName // what was done on it before is not known: it is not pristine
 	return nil
 }
 
@@ -191,7 +191,7 @@ func (w *world) close(ctx context.Context) error {
 	if w.hostile != nil {
 		failed = append(failed, w.lab.Remove(ctx, hostileName()))
 	}
-	return errors.Join(append(failed, w.lab.Down(ctx, w.base))...)
+	return errors.Join(append(failed, w.lab.Down(ctx, baseName))...)
 }
 
 // cut takes the power from the machine that runs.

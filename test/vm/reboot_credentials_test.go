@@ -34,7 +34,7 @@ func TestCredentials_FromOutside_HaveNoEffect(t *testing.T) {
 func TestCommandLine_FromOutside_IsNotStarted(t *testing.T) {
 	slow(t)
 	extra := "io.systemd.stub.kernel-cmdline-extra=systemd.import_credentials=yes rd.systemd.debug_shell=ttyS0 init=/bin/sh"
-	n := clone(t, machines.base+"-cmdline", lab.Hardware{SMBIOS: []string{extra}})
+	n := clone(t, baseName+"-cmdline", lab.Hardware{SMBIOS: []string{extra}})
 	got := n.observe(t, bootLimit, func(s seen) bool { return s.Ready || s.ResetsAfter > 0 })
 	switch {
 	case got.ResetsAfter > 0 && !got.Ready:
@@ -63,7 +63,7 @@ func TestDisk_MovedToAnotherMachine_AsksForRecoveryKey(t *testing.T) {
 	if len(before.Config.EncryptionRecoveryKeys) == 0 {
 		t.Fatal("the node gives no recovery key")
 	}
-	n := clone(t, machines.base+"-moved", lab.Hardware{})
+	n := clone(t, baseName+"-moved", lab.Hardware{})
 	n.newTPM(t)
 	since := n.serialSize(t)
 	n.powerOn(t)

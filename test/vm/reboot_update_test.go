@@ -292,7 +292,7 @@ func TestUpdate_PowerCutAtAnyWrite_BootsWithNothingLost(t *testing.T) {
 		n.expectGood(t, machines.version, good)
 		r.stop()
 	}
-	r.replay(t, newNode(t, machines.base), *points)
+	r.replay(t, newNode(t, baseName), *points)
 }
 
 // expectSlots fails unless the node can start these releases, true for the one that runs,

@@ -59,8 +59,8 @@ type kept struct {
 func record(t *testing.T) (*node, *recording) {
 	t.Helper()
 	r := newRecording(t, "recording")
-	restore(t, lab.Options{Name: machines.base, WriteLog: r.log})
-	n := watched(t, newNode(t, machines.base))
+	restore(t, lab.Options{Name: baseName, WriteLog: r.log})
+	n := watched(t, newNode(t, baseName))
 	r.begin(t, n)
 	return n, r
 }
@@ -68,7 +68,7 @@ func record(t *testing.T) (*node, *recording) {
 // newRecording makes an empty folder beside the base machine for a log.
 func newRecording(t *testing.T, name string) *recording {
 	t.Helper()
-	dir := filepath.Join(machines.root, ".lab", machines.base, name)
+	dir := filepath.Join(machines.root, ".lab", baseName, name)
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 func TestRecovery_LostClientCertificate_ASignedScriptLetsANewOneIn(t *testing.T) {
 	slow(t)
 	longOnly(t)
-	name := machines.base + "-access"
+	name := baseName + "-access"
 	n := clone(t, name, lab.Hardware{DiskGiB: []int{lab.DefaultDiskGiB, stickGiB}})
 	lost, fresh := newCertificate(t), newCertificate(t)
 	makeScriptMedium(t, n.file("disk1.raw"), fresh+".crt")

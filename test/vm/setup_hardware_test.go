@@ -104,7 +104,7 @@ func TestInstall_CDWithoutASeed_SaysWhatIsMissing(t *testing.T) {
 func TestReset_PowerCut_GoesOnByItself(t *testing.T) {
 	slow(t)
 	longOnly(t)
-	n := clone(t, machines.base+"-reset", lab.Hardware{})
+	n := clone(t, baseName+"-reset", lab.Hardware{})
 	n.powerOn(t)
 	until(t, bootLimit, "waiting for the node", n.ready)
 	size, err := os.Stat(n.file("serial.log"))

@@ -9,7 +9,7 @@ import (
 )
 
 // installName is the machine of the tests that install.
-func installName() string { return machines.base + "-install" }
+func installName() string { return baseName + "-install" }
 
 // installLimit bounds an installation, the firmware's part included.
 const installLimit = 20 * time.Minute

@@ -17,7 +17,7 @@ import (
 )
 
 // recoveryName is the clone; its second disk stands for the stick.
-func recoveryName() string { return machines.base + "-recovery" }
+func recoveryName() string { return baseName + "-recovery" }
 
 const (
 	stickGiB = 2

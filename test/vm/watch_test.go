@@ -113,7 +113,7 @@ const journalEntries = 3000
 func (n *node) keep(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	dir := filepath.Join(machines.root, ".lab", machines.base, "failed-"+strings.ReplaceAll(t.Name(), "/", "-"))
+	dir := filepath.Join(machines.root, ".lab", baseName, "failed-"+strings.ReplaceAll(t.Name(), "/", "-"))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Error(err)
 		return
