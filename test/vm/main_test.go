@@ -57,8 +57,6 @@ var machines *world
 // world is the project and its labs.
 type world struct {
 	root, build, tree, version string
-	// base is the name of the lab that all tests start from.
-	base  string
 	lab   *lab.Lab
 	tools tooltree.Tree
 	// running is the machine that the tests started last, empty for none; pristine is
