@@ -57,8 +57,8 @@ var machines *world
 // world is the project and its labs.
 type world struct {
 	root, build, tree, version string
-	lab   *lab.Lab
-	tools tooltree.Tree
+	lab                        *lab.Lab
+	tools                      tooltree.Tree
 	// running is the machine that the tests started last, empty for none; pristine is
 	// true while no test may have changed it.
 	running  string
