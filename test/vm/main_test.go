@@ -17,8 +17,9 @@
 //
 // Flags, as in `go test -v -timeout 3h ./test/vm -long`: -quick runs what needs the live
 // machine and one reboot, -long adds whole installations, the network against peers in
-// namespaces, every command of the stock client and every kind of bad release; -points N cuts
-// the power at N moments of an update, and of an installation. With -short nothing runs at all, since `make check` starts no machine.
+// namespaces, every command of the stock client and every kind of bad release, of which
+// -bad=KIND,KIND takes some; -points N cuts the power at N moments of an update, and of an
+// installation. With -short nothing runs at all, since `make check` starts no machine.
 package vm
 
 import (
@@ -42,6 +43,7 @@ import (
 var (
 	quick  = flag.Bool("quick", false, "only the tests of the live machine, and one reboot")
 	long   = flag.Bool("long", false, "also the tests that take long: installations, the network on the wire, every bad release")
+	bad    = flag.String("bad", "", "kinds of bad release to try, with commas between them; by default one of them, with -long all")
 	points = flag.Int("points", 3, "at how many moments of an update, and of an installation, the power is cut")
 )
 

@@ -217,24 +217,27 @@ func TestUpdate_BadReleaseThenAGoodOne_ComesBackAndTakesTheNext(t *testing.T) {
 	if *long {
 		kinds, goods = []string{"daemon", "api", "network", "pool", "application", "kernel", "initrd"}, 3
 	}
+	if *bad != "" {
+		kinds = strings.Split(*bad, ",")
+	}
 	tree := newTree(t)
 	next := tree.begin(t, kinds[0])
 	n, r := record(t)
 	n.life(t, r)
 	for i, kind := range kinds {
-		bad := next.publish(t)
+		broken := next.publish(t)
 		next = tree.begin(t, append(kinds, "")[i+1])
-		n.stage(t, bad)
+		n.stage(t, broken)
 		state := n.reboot(t, machines.version, "returned")
-		i := slices.IndexFunc(state.BadReleases, func(b api.UpdateBadRelease) bool { return b.Version == bad })
+		i := slices.IndexFunc(state.BadReleases, func(b api.UpdateBadRelease) bool { return b.Version == broken })
 		if i < 0 || state.BadReleases[i].Reason == "" || state.Reason == "" {
-			t.Fatalf("%s: the node does not say what was wrong with release %s: %+v", kind, bad, state)
+			t.Fatalf("%s: the node does not say what was wrong with release %s: %+v", kind, broken, state)
 		}
 		t.Logf("%s: %s", kind, state.BadReleases[i].Reason)
 		if err := n.api.CheckUpdate(t.Context(), api.UpdateCheckPost{OSOnly: true}); err == nil {
 			t.Errorf("%s: a bad release is taken again, or nobody says why not", kind)
 		}
-		n.expectSlots(t, map[string]bool{machines.version: true, bad: false})
+		n.expectSlots(t, map[string]bool{machines.version: true, broken: false})
 		r.expectKept(t, n)
 	}
 	for before := machines.version; ; {
