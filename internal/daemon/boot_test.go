@@ -36,7 +36,7 @@ func TestRun_EverythingWorks_PhasesInOrderThenReady(t *testing.T) {
 	w.wait(t, "status ready")
 	<-f.clock.pauses // the console's, behind the last phase
 	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "kernel", "security", "logging",
-		"extensions", "network", "pools", "provider", "applications", "ensure"}
+		"extensions", "network", "pools", "provider", "applications", "ensure", "start finished"}
 	got := effects(w.log())
 	if first := slices.Index(got, "logging") + 1; first+3 <= len(got) {
 		slices.Sort(got[first : first+3])

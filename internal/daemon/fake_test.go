@@ -429,6 +429,8 @@ func (fakeNotify) Watchdog() (time.Duration, error) { return 0, nil }
 
 func (f fakeNotify) Alive() error { return f.did("alive") }
 
+func (f fakeNotify) Finished() error { return f.did("start finished") }
+
 // memory is Documents without a disk.
 type memory struct {
 	mu   sync.Mutex
@@ -518,7 +520,7 @@ func startWith(t *testing.T, w *world, docs func() (daemon.Documents, error), ch
 			Logging:  fakeSetting[osapi.LoggingConfig, osapi.LoggingState]{world: w, name: "logging"},
 			Identity: fakeIdentity{},
 			Apps:     fakeApps{w}, AppUpdates: fakeApps{w}, Updates: &fakeUpdates{world: w}, Power: fakePower{w}, Backups: w.backups, AppData: w.appData, Resets: w.resets,
-			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Doing: fakeDisplay{w}, Notify: fakeNotify{w},
+			Diagnosis: fakeDiagnosis{w}, Display: fakeDisplay{w}, Doing: fakeDisplay{w}, Notify: fakeNotify{w}, Starts: fakeNotify{w},
 		},
 	}
 	change(&options)

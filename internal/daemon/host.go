@@ -16,6 +16,7 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/apps"
+	"github.com/holdfast-os/holdfast/internal/bootinfo"
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/state"
@@ -201,3 +202,8 @@ func otherRelease(dir, running string) (string, error) {
 	}
 	return "", nil
 }
+
+// rootVolume is the Starts of a machine: the directory under which early boot counts them.
+type rootVolume string
+
+func (r rootVolume) Finished() error { return bootinfo.FinishStart(string(r)) }

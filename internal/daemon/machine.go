@@ -63,6 +63,7 @@ type Machine struct {
 	Display      Display
 	Doing        Doing
 	Notify       Notify
+	Starts       Starts
 	// Backups, AppData and Resets may be nil: their requests answer 501 then.
 	Backups Backups
 	AppData AppData
@@ -109,6 +110,12 @@ type Seed interface {
 	Read(ctx context.Context) (*seed.Set, error)
 	// Used notes that the node has taken all of them over. Their secrets may go from the disk.
 	Used(ctx context.Context) error
+}
+
+// Starts is what early boot counts: starts that never ended in a ready node.
+type Starts interface {
+	// Finished ends the counting: this one has.
+	Finished() error
 }
 
 // Resolver is what turns names into addresses.

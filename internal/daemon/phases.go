@@ -216,6 +216,9 @@ func (d *Daemon) becomeReady(ctx context.Context) error {
 		d.report(operationscenter.CauseReady)
 		d.seedUsed(ctx)
 	}
+	if err := d.machine.Starts.Finished(); err != nil {
+		d.log.Error("early boot counts this start as one that did not end well", "error", err)
+	}
 	d.startFallback(ctx, false)
 	d.showIdentity(ctx)
 	d.machine.Display.Progress("ready", 0, 0)

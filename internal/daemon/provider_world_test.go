@@ -236,7 +236,7 @@ func startManaged(t *testing.T, w *world, h *hands, docs *memory) *managed {
 			Kernel:   fakeSetting[osapi.KernelConfig, osapi.KernelState]{world: w, name: "kernel"},
 			Logging:  fakeSetting[osapi.LoggingConfig, osapi.LoggingState]{world: w, name: "logging"},
 			Identity: fakeIdentity{}, Apps: fakeApps{w}, AppUpdates: fakeApps{w}, Updates: tellingUpdates{&fakeUpdates{world: w}, n.tell}, Power: fakePower{w},
-			Diagnosis: fakeDiagnosis{w}, Display: display, Doing: display, Notify: fakeNotify{w},
+			Diagnosis: fakeDiagnosis{w}, Display: display, Doing: display, Notify: fakeNotify{w}, Starts: fakeNotify{w},
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -33,7 +33,7 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 	case "medium":
 		return commandMedium(ctx, out)
 	case "usr":
-		return readUsr("/dev/mapper/usr")
+		return readUsr(usrMapping, usrBeginning)
 	case "root":
 		return commandRoot(ctx, out)
 	case "etc":
@@ -41,7 +41,7 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return commandEtc(ctx, info)
+		return commandEtc(ctx, info, out)
 	case "failed":
 		return commandFailed(ctx, out)
 	default:
@@ -60,24 +60,6 @@ func commandOther(device string, out io.Writer) error {
 	return err
 }
 
-// usrBeginning is how much of /usr is read before it is mounted, in bytes: the head of its file
-// system, and the way through the hash tree to it.
-const usrBeginning = 1 << 20
-
-// readUsr fails when the beginning of /usr cannot be read. Without it nobody would see a file
-// system in the mapping, and systemd waits ten minutes for one.
-func readUsr(path string) (err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("reading /usr: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := io.CopyN(io.Discard, f, usrBeginning); err != nil {
-		return fmt.Errorf("reading /usr: its beginning is damaged, or the disk is: %w", err)
-	}
-	return nil
-}
-
 func commandMedium(ctx context.Context, out io.Writer) error {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -90,8 +72,12 @@ func commandMedium(ctx context.Context, out io.Writer) error {
 // commandEtc ends what early boot does. From here on a wrong block of /usr restarts the machine:
 // until now it had to be an error that can be told, and in the system nothing must go on
 // without the file that it belongs to.
-func commandEtc(ctx context.Context, info bootinfo.Info) error {
-	if err := NewHost(HostOptions{}).MakeEtc(info); err != nil {
+func commandEtc(ctx context.Context, info bootinfo.Info, out io.Writer) error {
+	host := NewHost(HostOptions{})
+	if err := host.MakeEtc(info); err != nil {
+		return err
+	}
+	if err := host.doubtUsr(info, usrMapping, out); err != nil {
 		return err
 	}
 	return dmverity.RestartOnCorruption(ctx, run.Host, "usr")

@@ -89,7 +89,13 @@ func TestUKI_OtherKey_IsRefused(t *testing.T) {
 func TestUsr_OneChangedByte_IsRefused(t *testing.T) {
 	slow(t)
 	n, _ := hostileNode(t)
-	at := layout.Start(layout.UsrA)
+	n.spoil(t, layout.Start(layout.UsrA))
+	n.expectRecovery(t, "holdfast-usr.service")
+}
+
+// spoil changes one byte of a stopped machine's disk until the test ends.
+func (n *node) spoil(t *testing.T, at int64) {
+	t.Helper()
 	if err := forge.FlipByte(n.disk(), at); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +107,30 @@ func TestUsr_OneChangedByte_IsRefused(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	n.expectRecovery(t, "holdfast-usr.service")
+}
+
+// A wrong byte that early boot does not come across restarts the system as soon as that reads
+// it. After two such starts the third reads all of /usr, and says what is wrong.
+func TestUsr_OneChangedByteThatOnlyTheSystemReads_IsFoundByTheThirdStart(t *testing.T) {
+	slow(t)
+	longOnly(t)
+	n, _ := hostileNode(t)
+	unit, err := os.ReadFile(filepath.Join(machines.root, "image/base/usr/lib/systemd/system/holdfastd.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := forge.Find(n.disk(), layout.Start(layout.UsrA), layout.Size(layout.UsrA), unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.spoil(t, at)
+	since := n.serialSize(t)
+	n.powerOn(t)
+	events := n.listen(t)
+	for range 2 {
+		awaitReset(t, events, bootLimit)
+	}
+	n.saysOnSerial(t, since, bootLimit, append([]string{"did not end in a ready node", "it is damaged"}, recoveryPhrases...)...)
 }
 
 // recoveryPhrases are on the console of a node that no restart helps.

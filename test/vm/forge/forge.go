@@ -136,6 +136,27 @@ func FlipByte(path string, offset int64) (err error) {
 // certificateTable is the number of the PE data directory that holds signatures.
 const certificateTable = 4
 
+// Find gives where text begins in a file, in bytes from its beginning, looking at size bytes
+// from offset on. Text that is not there is an error.
+func Find(path string, offset, size int64, text []byte) (at int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	piece := make([]byte, 1<<20+len(text))
+	for from := offset; from < offset+size; from += 1 << 20 {
+		n, err := f.ReadAt(piece[:min(int64(len(piece)), offset+size-from)], from)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		if at := bytes.Index(piece[:n], text); at >= 0 {
+			return from + int64(at), nil
+		}
+	}
+	return 0, fmt.Errorf("%s has no %.40q in the %d bytes from %d on", path, text, size, offset)
+}
+
 // Unsigned takes the signatures off an EFI program: the table, which is the end of
 // the file, and its entry in the header. A program without any is an error.
 func Unsigned(program []byte) ([]byte, error) {

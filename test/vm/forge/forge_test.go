@@ -211,3 +211,21 @@ func TestReadPair_WrittenPair_IsTheSame(t *testing.T) {
 		t.Error("the pair is another one")
 	}
 }
+
+func TestFind_TextAnywhereInThePart_IsFoundAndNotOutsideOfIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	const length = 3 << 20
+	for _, at := range []int64{100, 1<<20 + 98, length - 4} { // begin, over the border of two pieces, end
+		content := make([]byte, length)
+		copy(content[at:], "here")
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Find(path, 100, length-100, []byte("here")); err != nil || got != at {
+			t.Errorf("text at %d: got %d, %v", at, got, err)
+		}
+		if got, err := Find(path, at+1, length-at-1, []byte("here")); err == nil {
+			t.Errorf("text before the part was found at %d", got)
+		}
+	}
+}
