@@ -244,19 +244,6 @@ func (h Host) startable(file string) error {
 	for _, s := range read.Signatures {
 		image.Signatures = append(image.Signatures, s.Chain)
 	}
-	var databases [2]secureboot.Database
-	for i, name := range []string{"db", "dbx"} {
-		value, err := h.vars().Read(name, efi.ImageSecurity)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			databases[i], err = secureboot.ParseDatabase(value.Data)
-		}
-		if err != nil {
-			return fmt.Errorf("reading what the firmware trusts: %w", err)
-		}
-	}
 	// The firmware asks no clock, and that of a machine in this state may say anything.
 	now := time.Now()
 	if len(image.Signatures) > 0 && len(image.Signatures[0]) > 0 {
@@ -264,5 +251,9 @@ func (h Host) startable(file string) error {
 			now = signer.NotBefore
 		}
 	}
-	return secureboot.CheckRelease(image, databases[0], databases[1], now)
+	value := func(name string) ([]byte, error) {
+		variable, err := h.vars().Read(name, efi.ImageSecurity)
+		return variable.Data, err
+	}
+	return secureboot.CheckWith(image, value, now)
 }

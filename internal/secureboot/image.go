@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 )
@@ -105,6 +107,25 @@ func (e Entry) revokes(der []byte) bool {
 		return bytes.HasPrefix(e.Data, sum[:])
 	}
 	return false
+}
+
+// CheckWith is CheckRelease with the databases of a machine: value gives that of a variable, "db"
+// or "dbx", and an error for which errors.Is(err, fs.ErrNotExist) holds where there is none.
+func CheckWith(image Image, value func(name string) ([]byte, error), now time.Time) error {
+	var databases [2]Database
+	for i, name := range []string{"db", "dbx"} {
+		data, err := value(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			databases[i], err = ParseDatabase(data)
+		}
+		if err != nil {
+			return fmt.Errorf("reading what the firmware trusts: %w", err)
+		}
+	}
+	return CheckRelease(image, databases[0], databases[1], now)
 }
 
 // CheckRelease says whether a UKI or a boot loader of a new release will be let in by the

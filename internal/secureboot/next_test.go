@@ -1,6 +1,8 @@
 package secureboot_test
 
 import (
+	"errors"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -154,5 +156,37 @@ func TestCheckRelease_Signer_MustBeInDBNotInDBXAndValid(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// What a machine's databases say counts; no dbx revokes nothing, and one that cannot be read
+// lets nothing in.
+func TestCheckWith_DatabasesOfAMachine_AreThoseThatCount(t *testing.T) {
+	failed := errors.New("the variable cannot be read")
+	for name, c := range map[string]struct {
+		variables map[string][]byte
+		failing   string
+		refused   bool
+	}{
+		"in db, no dbx":           {map[string][]byte{"db": content("release")}, "", false},
+		"in both":                 {map[string][]byte{"db": content("release"), "dbx": content("release")}, "", true},
+		"no db":                   {nil, "", true},
+		"dbx that cannot be read": {map[string][]byte{"db": content("release")}, "dbx", true},
+		"dbx of another form":     {map[string][]byte{"db": content("release"), "dbx": []byte("x")}, "", true},
+	} {
+		value := func(variable string) ([]byte, error) {
+			data, known := c.variables[variable]
+			switch {
+			case variable == c.failing:
+				return nil, failed
+			case !known:
+				return nil, fs.ErrNotExist
+			}
+			return data, nil
+		}
+		err := secureboot.CheckWith(signedBy("release"), value, now)
+		if (err != nil) != c.refused || c.failing != "" && !errors.Is(err, failed) {
+			t.Errorf("%s: got %v, want it refused: %t", name, err, c.refused)
+		}
 	}
 }

@@ -99,20 +99,11 @@ func (t Trust) starts(path string) error {
 	for _, s := range read.Signatures {
 		image.Signatures = append(image.Signatures, s.Chain)
 	}
-	var databases [2]secureboot.Database
-	for i, name := range []string{"db", "dbx"} {
-		value, err := t.Vars.Read(name, efi.ImageSecurity)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			databases[i], err = secureboot.ParseDatabase(value.Data)
-		}
-		if err != nil {
-			return fmt.Errorf("reading what the firmware trusts: %w", err)
-		}
+	value := func(name string) ([]byte, error) {
+		variable, err := t.Vars.Read(name, efi.ImageSecurity)
+		return variable.Data, err
 	}
-	return secureboot.CheckRelease(image, databases[0], databases[1], t.Now())
+	return secureboot.CheckWith(image, value, t.Now())
 }
 
 // Rebind is part of update.TPM.
