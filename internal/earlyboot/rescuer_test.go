@@ -1,18 +1,11 @@
 package earlyboot
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
@@ -20,65 +13,22 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/smallstep/pkcs7"
 
 	"github.com/holdfast-os/holdfast/internal/rescue"
 	"github.com/holdfast-os/holdfast/internal/smime"
+	"github.com/holdfast-os/holdfast/internal/smime/smimetest"
 	"github.com/holdfast-os/holdfast/internal/system/espdir"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
-// publisher is somebody who signs releases.
-type publisher struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-}
-
-func newPublisher(t *testing.T) publisher {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "update"}, NotBefore: failedAt.AddDate(-20, 0, 0), NotAfter: failedAt.AddDate(80, 0, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return publisher{certificate, key}
-}
-
-// medium is a rescue medium with a release.
-func (p publisher) medium(t *testing.T, r fakeParts) fstest.MapFS {
+// medium is a rescue medium with a release that p has signed.
+func medium(t *testing.T, p smimetest.Signer, r fakeParts) fstest.MapFS {
 	t.Helper()
 	text, err := json.Marshal(r.update)
 	if err != nil {
 		t.Fatal(err)
 	}
-	content := append([]byte("Content-Type: text/plain\r\n\r\n"), text...)
-	signed, err := pkcs7.NewSignedData(content)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
-	if err := signed.AddSigner(p.certificate, p.key, pkcs7.SignerInfoConfig{}); err != nil {
-		t.Fatal(err)
-	}
-	signed.Detach()
-	der, err := signed.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	out.WriteString("MIME-Version: 1.0\nContent-Type: multipart/signed; protocol=\"application/x-pkcs7-signature\"; micalg=\"sha-256\"; boundary=\"----B0\"\n\n")
-	fmt.Fprintf(&out, "This is an S/MIME signed message\n\n------B0\n%s\n------B0\n", content)
-	out.WriteString("Content-Type: application/x-pkcs7-signature; name=\"smime.p7s\"\nContent-Transfer-Encoding: base64\n\n")
-	fmt.Fprintf(&out, "%s\n\n------B0--\n\n", base64.StdEncoding.EncodeToString(der))
-	files := fstest.MapFS{rescue.UpdateFile: {Data: out.Bytes()}}
+	files := fstest.MapFS{rescue.UpdateFile: {Data: p.Sign(t, string(text))}}
 	for name, file := range r.files {
 		files[rescue.UpdateDir+"/"+name] = file
 	}
@@ -99,8 +49,8 @@ func benchESP(t *testing.T, b bench) *hostESP {
 // Only what its publisher has signed, whole and not older than what was here, is brought onto
 // a disk; and what did not start is not written for ever.
 func TestRestore_MediumThatIsNotAccepted_ChangesNothing(t *testing.T) {
-	ours, others := newPublisher(t), newPublisher(t)
-	anchors := rescue.Anchors{Update: []*x509.Certificate{ours.certificate}}
+	ours, others := smimetest.New(t, "update", failedAt), smimetest.New(t, "update", failedAt)
+	anchors := rescue.Anchors{Update: []*x509.Certificate{ours.Certificate}}
 	images := []string{"Holdfast_202611220104.efi"}
 	part := fakeRelease(t, newer)
 	delete(part.files, part.parts.uki.Filename)
@@ -113,15 +63,15 @@ func TestRestore_MediumThatIsNotAccepted_ChangesNothing(t *testing.T) {
 		again   bool
 		want    error // errAny for one without a name
 	}{
-		"signed":                    {ours.medium(t, fakeRelease(t, newer)), anchors, failureNote{}, false, nil},
-		"of the release that ran":   {ours.medium(t, fakeRelease(t, running)), anchors, failureNote{}, false, nil},
-		"signed by others":          {others.medium(t, fakeRelease(t, newer)), anchors, failureNote{}, false, smime.ErrUntrusted},
-		"an image that trusts none": {ours.medium(t, fakeRelease(t, newer)), rescue.Anchors{}, failureNote{}, false, errAny},
-		"older":                     {ours.medium(t, fakeRelease(t, older)), anchors, failureNote{}, false, rescue.ErrOlder},
-		"not whole":                 {ours.medium(t, part), anchors, failureNote{}, false, errAny},
+		"signed":                    {medium(t, ours, fakeRelease(t, newer)), anchors, failureNote{}, false, nil},
+		"of the release that ran":   {medium(t, ours, fakeRelease(t, running)), anchors, failureNote{}, false, nil},
+		"signed by others":          {medium(t, others, fakeRelease(t, newer)), anchors, failureNote{}, false, smime.ErrUntrusted},
+		"an image that trusts none": {medium(t, ours, fakeRelease(t, newer)), rescue.Anchors{}, failureNote{}, false, errAny},
+		"older":                     {medium(t, ours, fakeRelease(t, older)), anchors, failureNote{}, false, rescue.ErrOlder},
+		"not whole":                 {medium(t, ours, part), anchors, failureNote{}, false, errAny},
 		"without a release":         {fstest.MapFS{"notes.txt": {}}, anchors, failureNote{}, false, errAny},
-		"written before in vain":    {ours.medium(t, fakeRelease(t, newer)), anchors, tried, false, errAny},
-		"and put in again":          {ours.medium(t, fakeRelease(t, newer)), anchors, tried, true, nil},
+		"written before in vain":    {medium(t, ours, fakeRelease(t, newer)), anchors, tried, false, errAny},
+		"and put in again":          {medium(t, ours, fakeRelease(t, newer)), anchors, tried, true, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, "", images...)
@@ -161,7 +111,7 @@ func TestRestore_MediumThatIsNotAccepted_ChangesNothing(t *testing.T) {
 		esp := benchESP(t, b)
 		delete(esp.disk.Partitions, 8)
 		work := b.restore
-		work.files = ours.medium(t, fakeRelease(t, newer))
+		work.files = medium(t, ours, fakeRelease(t, newer))
 		if _, err := esp.restore(t.Context(), work, anchors, false); err == nil {
 			t.Error("it was written to")
 		}

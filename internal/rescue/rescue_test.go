@@ -1,79 +1,28 @@
 package rescue_test
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
-	"math/big"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/smallstep/pkcs7"
 
 	api "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/rescue"
+	"github.com/holdfast-os/holdfast/internal/smime/smimetest"
 )
 
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-// signer is somebody with a key.
-type signer struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-}
-
-func newSigner(t *testing.T, name string) signer {
+// sign is a file with a signed text.
+func sign(t *testing.T, s smimetest.Signer, text string) *fstest.MapFile {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: now.AddDate(-20, 0, 0), NotAfter: now.AddDate(80, 0, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer{certificate, key}
-}
-
-// sign signs a text as `openssl smime -sign -text` does.
-func (s signer) sign(t *testing.T, text string) *fstest.MapFile {
-	t.Helper()
-	content := append([]byte("Content-Type: text/plain\r\n\r\n"), bytes.ReplaceAll([]byte(text), []byte("\n"), []byte("\r\n"))...)
-	signed, err := pkcs7.NewSignedData(content)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
-	if err := signed.AddSigner(s.certificate, s.key, pkcs7.SignerInfoConfig{}); err != nil {
-		t.Fatal(err)
-	}
-	signed.Detach()
-	der, err := signed.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	out.WriteString("MIME-Version: 1.0\nContent-Type: multipart/signed; protocol=\"application/x-pkcs7-signature\"; micalg=\"sha-256\"; boundary=\"----B0\"\n\n")
-	fmt.Fprintf(&out, "This is an S/MIME signed message\n\n------B0\n%s\n------B0\n", content)
-	out.WriteString("Content-Type: application/x-pkcs7-signature; name=\"smime.p7s\"\nContent-Transfer-Encoding: base64\n\n")
-	fmt.Fprintf(&out, "%s\n\n------B0--\n\n", base64.StdEncoding.EncodeToString(der))
-	return &fstest.MapFile{Data: out.Bytes()}
+	return &fstest.MapFile{Data: s.Sign(t, text)}
 }
 
 func releaseText(t *testing.T, version string, files ...api.File) string {
@@ -89,7 +38,7 @@ const running, newer = "202611220104", "202611230104"
 
 // A medium can do what its signers allow, to the letter, and who carries it nothing besides.
 func TestRead_EachKindOfMedium_GivesWhatIsSigned(t *testing.T) {
-	updates, support, stranger := newSigner(t, "updates"), newSigner(t, "support"), newSigner(t, "stranger")
+	updates, support, stranger := smimetest.New(t, "updates", now), smimetest.New(t, "support", now), smimetest.New(t, "stranger", now)
 	app := api.File{Architecture: "x86_64", Filename: "x86_64/incus.raw.gz", Size: 3, Type: api.TypeApplication}
 	other := api.File{Architecture: "aarch64", Filename: "aarch64/incus.raw.gz", Size: 3, Type: api.TypeApplication}
 	outside := api.File{Filename: "../hotfix.sh.sig", Size: 3, Type: api.TypeApplication}
@@ -118,26 +67,26 @@ func TestRead_EachKindOfMedium_GivesWhatIsSigned(t *testing.T) {
 		err    error // errAny for one without a name
 	}{
 		"empty":                       {fstest.MapFS{}, answer{}, nil},
-		"script":                      {fstest.MapFS{rescue.HotfixFile: support.sign(t, script)}, answer{Hotfix: script}, nil},
-		"script of who signs updates": {fstest.MapFS{rescue.HotfixFile: updates.sign(t, script)}, answer{}, release.ErrUntrusted},
-		"script of a stranger":        {fstest.MapFS{rescue.HotfixFile: stranger.sign(t, script)}, answer{}, release.ErrUntrusted},
+		"script":                      {fstest.MapFS{rescue.HotfixFile: sign(t, support, script)}, answer{Hotfix: script}, nil},
+		"script of who signs updates": {fstest.MapFS{rescue.HotfixFile: sign(t, updates, script)}, answer{}, release.ErrUntrusted},
+		"script of a stranger":        {fstest.MapFS{rescue.HotfixFile: sign(t, stranger, script)}, answer{}, release.ErrUntrusted},
 		"script without a signature":  {fstest.MapFS{rescue.HotfixFile: {Data: []byte(script)}}, answer{}, release.ErrUntrusted},
 		"script too long":             {fstest.MapFS{rescue.HotfixFile: {Data: make([]byte, 8<<20+1)}}, answer{}, errAny},
-		"application":                 {medium(updates.sign(t, releaseText(t, newer, app, other)), app, other), answer{Version: newer, Files: 1}, nil},
-		"the same release":            {medium(updates.sign(t, releaseText(t, running, app)), app), answer{Version: running, Files: 1}, nil},
-		"older":                       {medium(updates.sign(t, releaseText(t, "202601010000", app)), app), answer{}, rescue.ErrOlder},
-		"system":                      {medium(updates.sign(t, releaseText(t, newer, system...)), system...), answer{Version: newer, Files: 4, System: true}, nil},
-		"system with a part missing":  {medium(updates.sign(t, releaseText(t, newer, system...)), system[1:]...), answer{Version: newer, Files: 3}, nil},
-		"files missing":               {medium(updates.sign(t, releaseText(t, newer, app))), answer{}, errAny},
-		"file of another size":        {fstest.MapFS{rescue.UpdateFile: updates.sign(t, releaseText(t, newer, app)), "update/" + app.Filename: {Data: []byte("abcd")}}, answer{}, errAny},
-		"file outside":                {medium(updates.sign(t, releaseText(t, newer, outside)), outside), answer{}, errAny},
-		"release of a stranger":       {medium(stranger.sign(t, releaseText(t, newer, app)), app), answer{}, release.ErrUntrusted},
-		"release that is none":        {medium(updates.sign(t, "{"), app), answer{}, errAny},
-		"script good, release bad": {fstest.MapFS{rescue.HotfixFile: support.sign(t, script), rescue.UpdateFile: stranger.sign(t, "{}")},
+		"application":                 {medium(sign(t, updates, releaseText(t, newer, app, other)), app, other), answer{Version: newer, Files: 1}, nil},
+		"the same release":            {medium(sign(t, updates, releaseText(t, running, app)), app), answer{Version: running, Files: 1}, nil},
+		"older":                       {medium(sign(t, updates, releaseText(t, "202601010000", app)), app), answer{}, rescue.ErrOlder},
+		"system":                      {medium(sign(t, updates, releaseText(t, newer, system...)), system...), answer{Version: newer, Files: 4, System: true}, nil},
+		"system with a part missing":  {medium(sign(t, updates, releaseText(t, newer, system...)), system[1:]...), answer{Version: newer, Files: 3}, nil},
+		"files missing":               {medium(sign(t, updates, releaseText(t, newer, app))), answer{}, errAny},
+		"file of another size":        {fstest.MapFS{rescue.UpdateFile: sign(t, updates, releaseText(t, newer, app)), "update/" + app.Filename: {Data: []byte("abcd")}}, answer{}, errAny},
+		"file outside":                {medium(sign(t, updates, releaseText(t, newer, outside)), outside), answer{}, errAny},
+		"release of a stranger":       {medium(sign(t, stranger, releaseText(t, newer, app)), app), answer{}, release.ErrUntrusted},
+		"release that is none":        {medium(sign(t, updates, "{"), app), answer{}, errAny},
+		"script good, release bad": {fstest.MapFS{rescue.HotfixFile: sign(t, support, script), rescue.UpdateFile: sign(t, stranger, "{}")},
 			answer{Hotfix: script}, release.ErrUntrusted},
 	} {
 		t.Run(name, func(t *testing.T) {
-			anchors := rescue.Anchors{Update: []*x509.Certificate{updates.certificate}, Hotfix: []*x509.Certificate{support.certificate}}
+			anchors := rescue.Anchors{Update: []*x509.Certificate{updates.Certificate}, Hotfix: []*x509.Certificate{support.Certificate}}
 			found, err := rescue.Read(test.medium, anchors, rescue.Facts{Architecture: "x86_64", Oldest: running, Now: now})
 			if (test.err == nil) != (err == nil) || test.err != errAny && !errors.Is(err, test.err) {
 				t.Errorf("got %v, want %v", err, test.err)
@@ -157,8 +106,8 @@ var errAny = errors.New("any error that has no name")
 
 // An image whose maker signs no media takes none.
 func TestRead_ImageWithoutCertificates_UsesNothing(t *testing.T) {
-	s := newSigner(t, "anybody")
-	files := fstest.MapFS{rescue.HotfixFile: s.sign(t, "echo")}
+	s := smimetest.New(t, "anybody", now)
+	files := fstest.MapFS{rescue.HotfixFile: sign(t, s, "echo")}
 	found, err := rescue.Read(files, rescue.Anchors{}, rescue.Facts{Now: now})
 	if err == nil || found.Hotfix != nil {
 		t.Errorf("got %+v, %v", found, err)
@@ -168,9 +117,9 @@ func TestRead_ImageWithoutCertificates_UsesNothing(t *testing.T) {
 // An image that trusts nobody is one thing, and one whose list is damaged another. Without a
 // list of its own, who signs releases signs scripts too.
 func TestReadAnchors_FilesMissingDamagedAndGood_AreToldApart(t *testing.T) {
-	update, hotfix := newSigner(t, "update"), newSigner(t, "hotfix")
-	file := func(s signer) *fstest.MapFile {
-		return &fstest.MapFile{Data: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.certificate.Raw})}
+	update, hotfix := smimetest.New(t, "update", now), smimetest.New(t, "hotfix", now)
+	file := func(s smimetest.Signer) *fstest.MapFile {
+		return &fstest.MapFile{Data: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate.Raw})}
 	}
 	type names struct{ Update, Hotfix []string }
 	namesOf := func(list []*x509.Certificate) (out []string) {
