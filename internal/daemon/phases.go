@@ -18,8 +18,8 @@ import (
 const showEvery = 30 * time.Second
 
 // nodePhases is what a node does when it starts, in this order. Waiting for an address,
-// reading the images of applications and importing pools take seconds each and need
-// nothing of each other.
+// reading the images of applications, importing pools and reading the programs that the
+// firmware starts take seconds each and need nothing of each other.
 func (d *Daemon) nodePhases() []phase {
 	return []phase{
 		{"state", time.Minute, d.loadState, inTurn},
@@ -29,13 +29,13 @@ func (d *Daemon) nodePhases() []phase {
 		{"updates", time.Minute, d.startUpdates, inTurn},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys, inTurn},
 		{"rescue", time.Hour, d.useRescue, inTurn},
-		{"secure-boot-keys", 10 * time.Minute, d.startSecureBoot, inTurn},
 		{"kernel", time.Minute, d.startKernel, inTurn},
 		{"security", 5 * time.Minute, d.startSetting(sectionSecurity), inTurn},
 		{"logging", time.Minute, d.startSetting(sectionLogging), inTurn},
 		{"network", 5 * time.Minute, d.startNetwork, inTurn},
 		{"extensions", 5 * time.Minute, d.mergeExtensions, together},
 		{"pools", 10 * time.Minute, d.ensurePools, together},
+		{"secure-boot-keys", 10 * time.Minute, d.startSecureBoot, together},
 		{"provider", 5 * time.Minute, d.startProvider, inTurn},
 		{"services", 5 * time.Minute, d.startServices, inTurn},
 		{"configuration", time.Minute, d.settleConfiguration, inTurn},

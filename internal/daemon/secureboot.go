@@ -104,7 +104,7 @@ func codedKeys(err error) error {
 }
 
 // startSecureBoot goes on with an update of keys that a restart was for. Each variable needs
-// a start of its own, and nothing runs yet that a restart would disturb. What goes wrong is
+// a start of its own, and no application runs yet that a restart would disturb. What goes wrong is
 // told, and keeps no node from starting.
 func (d *Daemon) startSecureBoot(ctx context.Context) error {
 	if d.machine.SecureBoot == nil {

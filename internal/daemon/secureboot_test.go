@@ -159,15 +159,15 @@ func TestSecurity_KeyStateLost_RestIsShown(t *testing.T) {
 	}
 }
 
-// A second variable needs a second restart. It comes before anything else is started, so
+// A second variable needs a second restart. It comes before any application is started, so
 // that no instance is stopped for it.
-func TestStart_KeysUnderWay_RestartsBeforeAnythingRuns(t *testing.T) {
+func TestStart_KeysUnderWay_RestartsBeforeAnyApplication(t *testing.T) {
 	w := newWorld()
 	keys := &fakeSecureBoot{world: w, starts: []keyupdate.Outcome{{Restart: true, Why: "dbx was written"}}}
 	startWith(t, w, nil, func(o *daemon.Options) { o.Machine.SecureBoot = keys })
 	w.wait(t, "reboot")
 	for _, event := range w.log() {
-		if event == "kernel" || event == "network" || event == "applications" {
+		if event == "provider" || event == "applications" {
 			t.Errorf("%s is started", event)
 		}
 	}

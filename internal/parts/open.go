@@ -2,13 +2,14 @@ package parts
 
 import (
 	"bufio"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/klauspost/pgzip"
 
 	"github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/delta"
@@ -104,6 +105,17 @@ func (g *Getter) assemble(ctx context.Context, way Way, result delta.File, out i
 	return delta.Assemble(ctx, way.index, delta.Local{Base: base, Places: way.places}, next, out, result)
 }
 
+// unpack reads what gzip has packed, a few blocks ahead of the caller, who has sums to make
+// meanwhile. It has to be closed.
+func unpack(packed io.Reader) (*pgzip.Reader, error) {
+	const block, ahead = 1 << 20, 4
+	unpacked, err := pgzip.NewReaderN(bufio.NewReaderSize(packed, block), block, ahead)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", delta.ErrDamaged, err)
+	}
+	return unpacked, nil
+}
+
 // unpack holds the last bytes back until the sum is right, as the other ways do.
 func (g *Getter) unpack(ctx context.Context, part release.Part, out io.Writer) (err error) {
 	packed, err := g.Dir.Open(g.name(part, "gz"))
@@ -111,10 +123,11 @@ func (g *Getter) unpack(ctx context.Context, part release.Part, out io.Writer) (
 		return err
 	}
 	defer func() { err = errors.Join(err, packed.Close()) }()
-	unpacked, err := gzip.NewReader(bufio.NewReaderSize(packed, 1<<20))
+	unpacked, err := unpack(packed)
 	if err != nil {
-		return fmt.Errorf("%w: %w", delta.ErrDamaged, err)
+		return err
 	}
+	defer func() { err = errors.Join(err, unpacked.Close()) }()
 	digest, next, held := sha256.New(), make([]byte, 1<<20), make([]byte, 0, 1<<20)
 	for done := int64(0); ; {
 		n, err := io.ReadFull(unpacked, next)

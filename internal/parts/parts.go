@@ -14,8 +14,6 @@
 package parts
 
 import (
-	"bufio"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -288,10 +286,11 @@ func (g *Getter) Measure(ctx context.Context, part release.Part, limit int64) (_
 		return release.Part{}, err
 	}
 	defer func() { err = errors.Join(err, packed.Close()) }()
-	unpacked, err := gzip.NewReader(bufio.NewReaderSize(packed, 1<<20))
+	unpacked, err := unpack(packed)
 	if err != nil {
-		return release.Part{}, fmt.Errorf("unpacking %s: %w: %w", part.Name, delta.ErrDamaged, err)
+		return release.Part{}, fmt.Errorf("unpacking %s: %w", part.Name, err)
 	}
+	defer func() { err = errors.Join(err, unpacked.Close()) }()
 	digest := sha256.New()
 	stop := context.AfterFunc(ctx, func() { _ = packed.Close() }) // ends the copy
 	defer stop()

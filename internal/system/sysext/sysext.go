@@ -25,6 +25,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,8 +116,12 @@ func (e *Extensions) Linked(name string) (string, error) {
 
 // Refresh merges exactly the linked images into /usr, then makes users and directories
 // that they declare and has systemd read their units. The dynamic linker finds the
-// libraries in its default directories, so its cache is left alone.
+// libraries in its default directories, so its cache is left alone. Where nothing is linked and
+// nothing merged it does nothing: systemd would read all units again.
 func (e *Extensions) Refresh(ctx context.Context) error {
+	if nothing, err := e.nothing(ctx); err != nil || nothing {
+		return err
+	}
 	policy := e.Policy
 	if policy == "" {
 		policy = SignedPolicy
@@ -136,6 +141,19 @@ func (e *Extensions) Refresh(ctx context.Context) error {
 	return nil
 }
 
+// nothing is true when no image is linked and none is merged.
+func (e *Extensions) nothing(ctx context.Context) (bool, error) {
+	links, err := os.ReadDir(e.directory())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("listing the linked system extensions: %w", err)
+	}
+	if len(links) > 0 {
+		return false, nil
+	}
+	merged, err := e.Merged(ctx)
+	return err == nil && len(merged) == 0, err
+}
+
 // Merged lists the extensions that are part of /usr now, by name.
 func (e *Extensions) Merged(ctx context.Context) ([]string, error) {
 	result, err := e.Run(ctx, run.Command{Name: "systemd-sysext", Args: []string{"status", "--json=short"}})
@@ -149,11 +167,14 @@ func (e *Extensions) link(name string) (string, error) {
 	if name == "" || name[0] == '.' || strings.ContainsAny(name, "/\x00") {
 		return "", fmt.Errorf("extension name %q is not a file name", name)
 	}
-	directory := e.Directory
-	if directory == "" {
-		directory = DefaultDirectory
+	return filepath.Join(e.directory(), name+".raw"), nil
+}
+
+func (e *Extensions) directory() string {
+	if e.Directory == "" {
+		return DefaultDirectory
 	}
-	return filepath.Join(directory, name+".raw"), nil
+	return e.Directory
 }
 
 // parseStatus reads `systemd-sysext status --json=short`: one object per hierarchy,

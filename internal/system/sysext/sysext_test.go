@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,27 +46,48 @@ func TestLink_NameWithPath_IsRefused(t *testing.T) {
 }
 
 // Without the policy systemd would merge unsigned images; without the steps after it the
-// merged services find neither users nor directories.
+// merged services find neither users nor directories. What was unlinked has to go; where there
+// never was anything, systemd is left alone.
 func TestRefresh_AsksForSignedImagesAndPreparesTheSystem(t *testing.T) {
-	var ran []string
-	e := &sysext.Extensions{Run: func(_ context.Context, c run.Command) (run.Result, error) {
-		ran = append(ran, strings.Join(append([]string{c.Name}, c.Args...), " "))
-		if c.Name == "systemd-tmpfiles" {
-			return run.Result{}, &run.Error{ExitCode: 73, Err: errors.New("exit status 73")}
-		}
-		return run.Result{}, nil
-	}}
-	if err := e.Refresh(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	want := []string{
+	all := []string{
 		"systemd-sysext refresh --image-policy=root=signed+absent:usr=signed+absent:=ignore",
 		"systemd-sysusers",
 		"systemd-tmpfiles --create",
 		"systemctl daemon-reload",
 	}
-	if diff := cmp.Diff(want, ran); diff != "" {
-		t.Error(diff)
+	for name, c := range map[string]struct {
+		linked bool
+		merged string
+		want   []string
+	}{
+		"linked":             {true, `"none"`, all},
+		"merged, not linked": {false, `["incus"]`, all},
+		"neither":            {false, `"none"`, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ran []string
+			e := &sysext.Extensions{Directory: filepath.Join(t.TempDir(), "extensions"), Run: func(_ context.Context, command run.Command) (run.Result, error) {
+				if slices.Contains(command.Args, "status") {
+					return run.Result{Stdout: []byte(`[{"hierarchy":"/usr","extensions":` + c.merged + `}]`)}, nil
+				}
+				ran = append(ran, strings.Join(append([]string{command.Name}, command.Args...), " "))
+				if command.Name == "systemd-tmpfiles" {
+					return run.Result{}, &run.Error{ExitCode: 73, Err: errors.New("exit status 73")}
+				}
+				return run.Result{}, nil
+			}}
+			if c.linked {
+				if err := e.Link("incus", "/images/incus.raw"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := e.Refresh(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, ran); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 

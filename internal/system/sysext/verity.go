@@ -1,7 +1,6 @@
 package sysext
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -10,14 +9,19 @@ import (
 	"hash"
 	"io"
 	"math/bits"
+	"runtime"
+	"sync"
+	"sync/atomic"
 )
 
 const (
 	superblockSize = 512
 	maxSalt        = 256
 	maxBlock       = 64 << 10
-	// checkEvery is after how many data blocks a cancelled context is noticed.
-	checkEvery = 1024
+	// maxWorkers bounds the memory: each holds a piece, of at most 4 MiB.
+	maxWorkers = 8
+	// pieceBlocks is how many data blocks are read at once; then a cancelled context is noticed.
+	pieceBlocks = 64
 )
 
 // tree is what the superblock of a dm-verity hash partition says, format 1 with SHA-256.
@@ -110,20 +114,36 @@ func (t tree) levels(size int64) ([]int64, error) {
 	return offsets, nil
 }
 
+// hashData gives the digests of all data blocks, one after the other. Each processor takes the
+// next piece of the data that nobody has taken.
 func (t tree) hashData(ctx context.Context, data io.ReaderAt) ([]byte, error) {
-	source := bufio.NewReaderSize(io.NewSectionReader(data, 0, t.dataBlocks*t.dataBlock), 1<<20)
-	block, h := make([]byte, t.dataBlock), sha256.New()
-	var digests []byte
-	for i := range t.dataBlocks {
-		if i%checkEvery == 0 && ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if _, err := io.ReadFull(source, block); err != nil {
-			return nil, fmt.Errorf("reading data block %d: %w", i, err)
-		}
-		digests = t.digest(h, digests, block)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	digests := make([]byte, t.dataBlocks*sha256.Size)
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), maxWorkers) {
+		workers.Go(func() {
+			h, piece := sha256.New(), make([]byte, pieceBlocks*t.dataBlock)
+			for ctx.Err() == nil {
+				first := next.Add(pieceBlocks) - pieceBlocks
+				count := min(pieceBlocks, t.dataBlocks-first)
+				if count <= 0 {
+					return
+				}
+				if _, err := data.ReadAt(piece[:count*t.dataBlock], first*t.dataBlock); err != nil {
+					stop(fmt.Errorf("reading data blocks %d to %d: %w", first, first+count-1, err))
+					return
+				}
+				for i := range count {
+					at := (first + i) * sha256.Size
+					t.digest(h, digests[at:at:at+sha256.Size], piece[i*t.dataBlock:(i+1)*t.dataBlock])
+				}
+			}
+		})
 	}
-	return digests, nil
+	workers.Wait()
+	return digests, context.Cause(ctx)
 }
 
 // checkLevel compares one stored level with the digests that belong there and gives the
