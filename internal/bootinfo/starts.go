@@ -49,10 +49,24 @@ func FinishStart(root string) (err error) {
 		return fmt.Errorf("ending the count of starts: %w", err)
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	if err := dir.Remove(StartsPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := dir.Remove(StartsPath); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("ending the count of starts: %w", err)
+	}
+	if err := syncFolder(dir); err != nil { // else a power cut brings the count back
 		return fmt.Errorf("ending the count of starts: %w", err)
 	}
 	return nil
+}
+
+func syncFolder(dir *os.Root) error {
+	folder, err := dir.Open(path.Dir(StartsPath))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 func readStarts(dir *os.Root) (s starts, known bool) {
@@ -77,9 +91,5 @@ func writeStarts(dir *os.Root, s starts) (err error) {
 	if err := dir.Rename(StartsPath+".new", StartsPath); err != nil {
 		return err
 	}
-	folder, err := dir.Open(path.Dir(StartsPath))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return syncFolder(dir)
 }

@@ -211,13 +211,13 @@ func (d *Daemon) startApplications(ctx context.Context) error {
 }
 
 func (d *Daemon) becomeReady(ctx context.Context) error {
+	if err := d.machine.Starts.Finished(); err != nil {
+		d.log.Error("early boot counts this start as one that did not end well", "error", err)
+	}
 	if d.ready.CompareAndSwap(false, true) {
 		close(d.readied)
 		d.report(operationscenter.CauseReady)
 		d.seedUsed(ctx)
-	}
-	if err := d.machine.Starts.Finished(); err != nil {
-		d.log.Error("early boot counts this start as one that did not end well", "error", err)
 	}
 	d.startFallback(ctx, false)
 	d.showIdentity(ctx)
