@@ -4,7 +4,6 @@ package host
 
 import (
 	"bufio"
-	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/klauspost/pgzip"
 
 	wire "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/layout"
@@ -44,7 +45,7 @@ func built(b *testing.B) (manifest wire.Manifest, out, tree string) {
 
 // unpacked gives the bytes of a packed file, as a node makes them.
 type unpacked struct {
-	*gzip.Reader
+	*pgzip.Reader
 	file *os.File
 }
 
@@ -71,7 +72,7 @@ func BenchmarkSysupdate_Slot(b *testing.B) {
 			if err != nil {
 				return nil, err
 			}
-			reader, err := gzip.NewReader(bufio.NewReaderSize(file, 1<<20))
+			reader, err := pgzip.NewReader(bufio.NewReaderSize(file, 1<<20))
 			if err != nil {
 				return nil, errors.Join(err, file.Close())
 			}
