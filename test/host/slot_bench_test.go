@@ -4,12 +4,14 @@ package host
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,6 +65,10 @@ func BenchmarkSysupdate_Slot(b *testing.B) {
 			packed[part.Name] = filepath.Join(tree, part.Full.Path)
 		}
 	}
+	// systemd-sysupdate asks for the kernel image last, and the feed goes in that order.
+	slices.SortStableFunc(files, func(a, b slotfeed.File) int {
+		return cmp.Compare(filepath.Ext(b.Name), filepath.Ext(a.Name))
+	})
 	var whole, plain time.Duration
 	for b.Loop() {
 		n := newNode(b)
