@@ -14,6 +14,8 @@ import (
 	"time"
 
 	api "github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/internal/delta"
+	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
@@ -184,11 +186,11 @@ func takeDaemonDelta(ctx context.Context, b *bench) (_ []record, err error) {
 			return nil, fmt.Errorf("making the release before: %w", err)
 		}
 	}
-	delta, full, how, err := b.publishBoth(ctx, before, filepath.Join(work, "tree"))
+	bytes, err := b.publishBoth(ctx, before, filepath.Join(work, "tree"))
 	if err != nil {
 		return nil, err
 	}
-	return []record{{ID: "update-daemon", Value: delta, Other: full, How: "the daemon of " + commit + " and that of now, the rest the same: " + how + "."}}, nil
+	return []record{{ID: "update-daemon", Value: bytes.delta, Other: bytes.full, How: "the daemon of " + commit + " and that of now, the rest the same: " + bytes.how + "."}}, nil
 }
 
 // earlier is the version a minute before another.
@@ -212,30 +214,51 @@ func takeKernelDelta(ctx context.Context, b *bench) (_ []record, err error) {
 		return nil, fmt.Errorf("making a folder for releases: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	delta, full, how, err := b.publishBoth(ctx, before, filepath.Join(work, "tree"))
+	bytes, err := b.publishBoth(ctx, before, filepath.Join(work, "tree"))
 	if err != nil {
 		return nil, err
 	}
-	return []record{{ID: "update-kernel", Value: delta, Other: full, How: "a build of the kernel before and the present one: " + how + "."}}, nil
+	how := "a build of the kernel before and the present one: " + bytes.how + "."
+	return []record{
+		{ID: "update-kernel", Value: bytes.delta, Other: bytes.full, How: how},
+		{ID: "update-chunks", Value: bytes.chunks, Other: bytes.full, How: how + " By default a publisher makes deltas from five releases before, so that chunks are for a node that is further behind."},
+	}, nil
+}
+
+// toFetch is what a node fetches for the OS, in bytes.
+type toFetch struct {
+	// delta is with patches, chunks without them, full the whole files packed with gzip.
+	delta, chunks, full float64
+	// how has the parts one by one.
+	how string
 }
 
 // publishBoth publishes a build and then the present one, and gives what a node with the
-// first one fetches for the OS, by delta, and what the parts are whole.
-func (b *bench) publishBoth(ctx context.Context, before, tree string) (delta, full float64, how string, err error) {
+// first one fetches.
+func (b *bench) publishBoth(ctx context.Context, before, tree string) (toFetch, error) {
 	for _, args := range [][]string{{"--build", before, "--deltas", "0"}, {"--deltas", "1"}} {
 		args = append([]string{"release", "publish", tree}, args...)
 		if _, err := b.runner(ctx, run.Command{Name: filepath.Join(b.root, "bin/holdfast"), Dir: b.root, Args: args}); err != nil {
-			return 0, 0, "", fmt.Errorf("publishing: %w", err)
+			return toFetch{}, fmt.Errorf("publishing: %w", err)
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(tree, b.version, "x86_64", "manifest.json"))
+	version, err := release.BuildVersion(before)
 	if err != nil {
-		return 0, 0, "", fmt.Errorf("reading the manifest: %w", err)
+		return toFetch{}, err
 	}
-	var m api.Manifest
-	if err := json.Unmarshal(text, &m); err != nil {
-		return 0, 0, "", fmt.Errorf("reading the manifest: %w", err)
+	bases := map[api.Type]string{}
+	older, err := readManifest(tree, version)
+	if err != nil {
+		return toFetch{}, err
 	}
+	for _, p := range older.Parts {
+		bases[p.Type] = filepath.Join(before, p.Name)
+	}
+	m, err := readManifest(tree, b.version)
+	if err != nil {
+		return toFetch{}, err
+	}
+	var all toFetch
 	var said []string
 	for _, p := range m.Parts {
 		if p.Component != api.ComponentOS {
@@ -245,9 +268,53 @@ func (b *bench) publishBoth(ctx context.Context, before, tree string) (delta, fu
 		for _, d := range p.Deltas {
 			least = min(least, d.Patch.Size)
 		}
-		delta, full = delta+float64(least), full+float64(p.Full.Size)
-		said = append(said, fmt.Sprintf("%s %s of %s", p.Type, megabytes(least), megabytes(p.Full.Size)))
+		chunks := p.Full.Size
+		if p.Chunks != nil {
+			missing, err := missingChunks(ctx, filepath.Join(tree, p.Chunks.Index.Path), bases[p.Type])
+			if err != nil {
+				return toFetch{}, fmt.Errorf("counting the chunks of %s: %w", p.Name, err)
+			}
+			chunks = min(chunks, missing+p.Chunks.Index.Size)
+		}
+		all.delta, all.chunks, all.full = all.delta+float64(least), all.chunks+float64(chunks), all.full+float64(p.Full.Size)
+		said = append(said, fmt.Sprintf("%s %s by delta, %s by chunks, %s whole", p.Type, megabytes(least), megabytes(chunks), megabytes(p.Full.Size)))
 	}
 	slices.Sort(said)
-	return delta, full, strings.Join(said, ", "), nil
+	all.how = strings.Join(said, ", ")
+	return all, nil
+}
+
+// readManifest reads what a release in a tree consists of.
+func readManifest(tree, version string) (m api.Manifest, err error) {
+	text, err := os.ReadFile(filepath.Join(tree, version, "x86_64", "manifest.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil {
+		return api.Manifest{}, fmt.Errorf("reading the manifest of %s: %w", version, err)
+	}
+	return m, nil
+}
+
+// missingChunks is how many bytes of a file's pack a node has to fetch that has the base.
+func missingChunks(ctx context.Context, index, base string) (missing int64, err error) {
+	list, err := os.Open(index)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, list.Close()) }()
+	wanted, err := delta.ReadIndex(list)
+	if err != nil {
+		return 0, err
+	}
+	content, err := os.Open(base)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, content.Close()) }()
+	places, err := delta.Scan(ctx, content)
+	if err != nil {
+		return 0, err
+	}
+	return delta.PlanChunks(wanted, delta.Local{Base: content, Places: places}.Has).Bytes, nil
 }
