@@ -44,6 +44,8 @@ type Provider interface {
 type Extensions interface {
 	// Verify accepts an image only when all of it is signed by a trusted key.
 	Verify(ctx context.Context, image string) error
+	// Same tells whether two images that were verified have the same content.
+	Same(a, b string) (bool, error)
 	Link(name, image string) error
 	Unlink(name string) error
 	// Refresh merges what is linked and makes users, directories and units known.

@@ -60,10 +60,45 @@ func (m *Manager) update(ctx context.Context, name string, retry bool) (bool, er
 	if err := m.obtain(ctx, name, release); err != nil {
 		return false, err
 	}
+	if m.runsAs(ctx, name, record, release.Version) {
+		return true, m.adopt(name, record, release.Version)
+	}
 	if err := m.switchTo(ctx, name, record, release.Version); err != nil {
 		return false, err
 	}
 	return true, m.initialize(ctx, name)
+}
+
+// runsAs tells whether what runs has the content of another version: most releases of the OS
+// bring the same application once more, and nobody should notice that. What cannot be told is
+// no.
+func (m *Manager) runsAs(ctx context.Context, name string, record Record, version string) bool {
+	if record.Next != "" || !record.Initialized || m.returning[name] {
+		return false
+	}
+	if unit := m.Catalogue[name].Service; unit != "" {
+		if active, err := m.Units.IsActive(ctx, unit); err != nil || !active {
+			return false
+		}
+	}
+	same, err := m.Extensions.Same(m.image(name, record.Version), m.image(name, version))
+	if err != nil {
+		m.Log.Info("an application is restarted, since its images could not be compared", "application", name, "error", err)
+	}
+	return err == nil && same
+}
+
+// adopt makes a version the active one without a restart: its content runs. The next start
+// merges its image.
+func (m *Manager) adopt(name string, record Record, version string) error {
+	record.Next, record.NextTried = version, false
+	if err := m.record(name, record); err != nil {
+		return err
+	}
+	if err := m.Extensions.Link(name, m.image(name, version)); err != nil {
+		return err
+	}
+	return m.settle(name, record)
 }
 
 // switchTo makes a version on disk the active one, or goes back to the one before.

@@ -50,6 +50,28 @@ type Base struct {
 	Size int64
 	// Open gives the content.
 	Open func() (Content, error)
+	// Path is where the content lies as a file; empty for one that is no file, as a slot.
+	Path string
+}
+
+// Is tells whether the base is the part already: nothing has to be fetched or made then. It
+// reads a base of the same size to its end, and no other.
+func (b Base) Is(ctx context.Context, part release.Part) (same bool, err error) {
+	if b.Size != part.Size {
+		return false, nil
+	}
+	content, err := b.Open()
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, content.Close()) }()
+	stop := context.AfterFunc(ctx, func() { _ = content.Close() }) // ends the copy
+	defer stop()
+	digest := sha256.New()
+	if _, err := io.Copy(digest, io.NewSectionReader(content, 0, b.Size)); err != nil {
+		return false, errors.Join(ctx.Err(), err)
+	}
+	return hex.EncodeToString(digest.Sum(nil)) == part.SHA256, nil
 }
 
 // Getter gets parts of one release. It may be used by one goroutine at a time.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -51,8 +52,8 @@ func application(found update.Found, file string) (release.Part, error) {
 	return found.Manifest.Parts[i], nil
 }
 
-// Fetch is part of apps.Provider. A patch that does not lead to the promised file costs
-// the whole file.
+// Fetch is part of apps.Provider. A file that the node has from an earlier release is not
+// fetched again; a patch that does not lead to the promised file costs the whole file.
 func (a Applications) Fetch(ctx context.Context, chosen apps.Release, file, dst string, progress func(percent int)) (err error) {
 	found, ok := chosen.Handle.(update.Found)
 	if !ok {
@@ -71,6 +72,9 @@ func (a Applications) Fetch(ctx context.Context, chosen apps.Release, file, dst 
 	if err != nil {
 		return err
 	}
+	if linked, err := link(ctx, part, bases, dst); err != nil || linked {
+		return err
+	}
 	way, err := g.Plan(ctx, part, bases)
 	if err != nil {
 		return err
@@ -83,6 +87,28 @@ func (a Applications) Fetch(ctx context.Context, chosen apps.Release, file, dst 
 		return err
 	}
 	return g.Discard(part)
+}
+
+// link gives one of the bases the name dst as well, if it is the part. Most releases of the OS
+// bring the same application once more.
+func link(ctx context.Context, part release.Part, bases []parts.Base, dst string) (bool, error) {
+	for _, base := range bases {
+		same, err := base.Is(ctx, part)
+		if err != nil {
+			return false, fmt.Errorf("comparing %s with that of release %s: %w", part.Name, base.Version, err)
+		}
+		if !same || base.Path == "" {
+			continue
+		}
+		if err := os.Remove(dst); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("making room for %s: %w", part.Name, err)
+		}
+		if err := os.Link(base.Path, dst); err != nil {
+			return false, nil // another file system: it is made as any other
+		}
+		return true, nil
+	}
+	return false, nil
 }
 
 // unpackedLimit bounds an application of which only the packed size is known, in bytes. An

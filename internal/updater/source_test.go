@@ -115,6 +115,60 @@ func TestApplications_PublishedRelease_IsFoundByItsMetadataAndFetched(t *testing
 	}
 }
 
+// A release that brings the same application once more costs nothing: no byte of it is fetched,
+// and it takes no room. A file that only has its size is not taken for it.
+func TestApplications_FileOfAnEarlierRelease_IsNotFetchedAgain(t *testing.T) {
+	content := bytes.Repeat([]byte("an application "), 1000)
+	tree, root := publishedTree(t, content)
+	packed, err := filepath.Glob(filepath.Join(tree, "*", "x86_64", "incus.raw.gz"))
+	if err != nil || len(packed) != 1 {
+		t.Fatalf("the tree has %v, %v", packed, err)
+	}
+	source := trusted(t, tree, root)
+	for name, c := range map[string]struct {
+		earlier []byte
+		served  bool // whether the server still has the file
+		linked  bool
+	}{
+		"the same":              {content, false, true},
+		"another of its length": {bytes.Repeat([]byte("an imitation: "+"x"), 1000), true, false},
+	} {
+		images := t.TempDir()
+		before := filepath.Join(images, "202611220100", "incus.raw")
+		if err := errors.Join(os.Mkdir(filepath.Dir(before), 0o700), os.WriteFile(before, c.earlier, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if !c.served {
+			if err := os.Rename(packed[0], packed[0]+".away"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		system := &updater.System{Dir: filepath.Join(t.TempDir(), "updates"), Images: images, Source: func() (updater.Source, error) { return source, nil }}
+		offered := updater.Applications{System: system, Channel: func() string { return "stable" }}
+		found, err := offered.Latest(t.Context(), "incus.raw", "202611220100")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dst := filepath.Join(images, "dst")
+		err = offered.Fetch(t.Context(), found, "incus.raw", dst, nil)
+		if !c.served {
+			err = errors.Join(err, os.Rename(packed[0]+".away", packed[0]))
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		one, errOne := os.Stat(before)
+		other, errOther := os.Stat(dst)
+		got, errRead := os.ReadFile(dst)
+		if err := errors.Join(errOne, errOther, errRead); err != nil {
+			t.Fatal(err)
+		}
+		if os.SameFile(one, other) != c.linked || !bytes.Equal(content, got) {
+			t.Errorf("%s: linked %t, %d bytes", name, os.SameFile(one, other), len(got))
+		}
+	}
+}
+
 // Whoever serves the tree cannot change what it says, and a node says what is wrong in one
 // of the agent's words.
 func TestTrusted_TreeThatIsNotAsItWasSigned_IsNamed(t *testing.T) {

@@ -183,7 +183,7 @@ func (s *System) imageBases(name string) ([]parts.Base, error) {
 }
 
 func fileBase(version, file string, size int64) parts.Base {
-	return parts.Base{Version: version, Size: size, Open: func() (parts.Content, error) { return os.Open(file) }}
+	return parts.Base{Version: version, Size: size, Path: file, Open: func() (parts.Content, error) { return os.Open(file) }}
 }
 
 // plan chooses a way for a part and remembers it until the release in work is another one.

@@ -118,18 +118,26 @@ type signature struct {
 	Signature []byte `json:"signature"`
 }
 
-func verifySignature(partition *io.SectionReader, allowed map[string]*x509.Certificate) (Image, error) {
+// readSignature reads the document, and sees to it that its root hash is one.
+func readSignature(partition *io.SectionReader) (document signature, err error) {
 	text := make([]byte, min(partition.Size(), maxSignature))
 	if _, err := partition.ReadAt(text, 0); err != nil {
-		return Image{}, fmt.Errorf("reading the signature partition: %w", err)
+		return signature{}, fmt.Errorf("reading the signature partition: %w", err)
 	}
-	var document signature
 	if err := json.Unmarshal(bytes.TrimRight(text, "\x00"), &document); err != nil {
-		return Image{}, fmt.Errorf("reading the signature document: %w", err)
+		return signature{}, fmt.Errorf("reading the signature document: %w", err)
 	}
 	root, err := hex.DecodeString(document.RootHash)
 	if err != nil || len(root) != sha256.Size || hex.EncodeToString(root) != document.RootHash {
-		return Image{}, fmt.Errorf("root hash of the signature document is not %d lower-case hexadecimal digits", 2*sha256.Size)
+		return signature{}, fmt.Errorf("root hash of the signature document is not %d lower-case hexadecimal digits", 2*sha256.Size)
+	}
+	return document, nil
+}
+
+func verifySignature(partition *io.SectionReader, allowed map[string]*x509.Certificate) (Image, error) {
+	document, err := readSignature(partition)
+	if err != nil {
+		return Image{}, err
 	}
 	certificate, ok := allowed[document.Fingerprint]
 	if !ok {
