@@ -7,9 +7,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ import (
 	api "github.com/holdfast-os/holdfast/api/os"
 	wire "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/lab"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/sign"
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
 	"github.com/holdfast-os/holdfast/test/vm/forge"
@@ -44,8 +47,9 @@ type offer struct {
 
 // Whoever gets between the node and its releases, or into the release server, must
 // not get a program into the node: every image that is not what was published is
-// refused, and what ran before runs on, untouched. The last image is a good one; that
-// it is taken shows that nothing else kept the others out.
+// refused, and what ran before runs on, untouched. The last images are good ones; that
+// they are taken shows that nothing else kept the others out. The one that is what runs already
+// disturbs nobody.
 func TestApplication_BadImages_AreRefused(t *testing.T) {
 	slow(t)
 	n := fresh(t)
@@ -69,13 +73,29 @@ func TestApplication_BadImages_AreRefused(t *testing.T) {
 			}
 		})
 	}
-	good := newer(t, before, 20)
-	s.publish(t, good, offer{make: s.published})
-	away := n.away(t)
-	status := n.check(t)
-	t.Logf("NUMBER incus_away %.1f s", away().Seconds())
-	if got := n.incusVersion(t); got != good {
-		t.Errorf("the good image was not taken, so the refusals mean nothing: %s is active, %q", got, status)
+	for i, c := range []struct {
+		what      string
+		make      func(*testing.T, string)
+		restarted bool
+		long      bool
+	}{
+		{"the same", s.published, false, false},
+		{"another", s.another, true, true},
+	} {
+		if c.long && !*long {
+			continue
+		}
+		good := newer(t, before, 20+i)
+		s.publish(t, good, offer{make: c.make})
+		away := n.away(t)
+		status := n.check(t)
+		t.Logf("NUMBER incus_away %.1f s, %s image", away().Seconds(), c.what)
+		if got := n.incusVersion(t); got != good {
+			t.Errorf("the good image was not taken, so the refusals mean nothing: %s is active, %q", got, status)
+		}
+		if got := n.pidOf(t, "incusd"); (got != pid) != c.restarted {
+			t.Errorf("%s image: Incus is process %d, was %d", c.what, got, pid)
+		}
 	}
 }
 
@@ -174,6 +194,77 @@ func (s *shop) repacked(change func(image string) error) func(*testing.T, string
 		}
 		pack(t, path, image)
 	}
+}
+
+// another is an image with other content, rightly signed: one byte is another that nobody reads,
+// before the header of the file system.
+func (s *shop) another(t *testing.T, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	image, data, hashes := filepath.Join(dir, "incus.raw"), filepath.Join(dir, "data"), filepath.Join(dir, "hashes")
+	if err := qemu.CopySparse(image, filepath.Join(machines.build, "incus.raw")); err != nil {
+		t.Fatal(err)
+	}
+	disk, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	info, err := disk.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := media.ReadTable(disk, info.Size())
+	if err != nil || len(table.Partitions) != 3 {
+		t.Fatalf("the image has %d partitions, %v", len(table.Partitions), err)
+	}
+	content, tree := table.Partitions[0], table.Partitions[1]
+	if err := errors.Join(forge.FlipByte(image, content.Start), copyPart(data, disk, content.Start, content.Size)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	root := filepath.Join(dir, "root")
+	if _, err := machines.run(ctx, "veritysetup", "format", "--root-hash-file", root, data, hashes); err != nil {
+		t.Fatal(err)
+	}
+	made, err := os.ReadFile(hashes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := os.ReadFile(root)
+	if err != nil || int64(len(made)) > tree.Size || len(hash) < 64 {
+		t.Fatalf("a hash tree of %d bytes for a partition of %d, root %q, %v", len(made), tree.Size, hash, err)
+	}
+	if _, err := disk.WriteAt(made, tree.Start); err != nil {
+		t.Fatal(err)
+	}
+	pair, err := forge.ReadPair(filepath.Join(machines.root, ".keys", "secureboot.key"), filepath.Join(machines.root, ".keys", "secureboot.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rootHash := string(hash[:64])
+	if err := forge.SignImage(image, rootHash, pair); err != nil {
+		t.Fatal(err)
+	}
+	// systemd finds data and tree by the two halves of the root hash.
+	for i, half := range []string{rootHash[:32], rootHash[32:]} {
+		id := half[:8] + "-" + half[8:12] + "-" + half[12:16] + "-" + half[16:20] + "-" + half[20:]
+		if _, err := machines.run(ctx, "sfdisk", "--no-reread", "--no-tell-kernel", "--part-uuid", image, strconv.Itoa(i+1), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pack(t, path, image)
+}
+
+func copyPart(to string, from io.ReaderAt, start, size int64) (err error) {
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	_, err = io.Copy(out, io.NewSectionReader(from, start, size))
+	return err
 }
 
 func pack(t *testing.T, to, from string) {

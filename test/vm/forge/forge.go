@@ -195,7 +195,11 @@ type verityJSON struct {
 
 // ResignImage replaces the signature over the root hash of an application image by
 // one of the pair. Data and root hash stay as they are.
-func ResignImage(path string, p Pair) (err error) {
+func ResignImage(path string, p Pair) error { return SignImage(path, "", p) }
+
+// SignImage has an application image say that its root hash is this one, by a signature of the
+// pair; empty for the one that it has.
+func SignImage(path, rootHash string, p Pair) (err error) {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("signing the image: %w", err)
@@ -212,6 +216,9 @@ func ResignImage(path string, p Pair) (err error) {
 	var content verityJSON
 	if err := json.Unmarshal(bytes.TrimRight(raw, "\x00"), &content); err != nil {
 		return fmt.Errorf("reading the signature of %s: %w", path, err)
+	}
+	if rootHash != "" {
+		content.RootHash = rootHash
 	}
 	if content.Signature, err = detached([]byte(content.RootHash), p); err != nil {
 		return fmt.Errorf("signing the root hash of %s: %w", path, err)
