@@ -227,16 +227,15 @@ func (s *System) Prepare(ctx context.Context, found update.Found) (plans []updat
 	defer func() { err = errors.Join(err, done()) }()
 	for _, part := range found.Manifest.Parts {
 		if part.Type == release.TypeApplication {
-			bases, err := s.imageBases(part.Name)
+			here, why, err := s.application(ctx, found, part)
 			if err != nil {
 				return nil, err
 			}
-			if len(bases) == 0 {
-				continue
-			}
-			if bases[0].Version == found.Manifest.Version {
+			if why != "" {
 				plans = append(plans, update.PartPlan{Name: part.Name, Component: part.Component, Type: part.Type, FullBytes: part.Full.Size,
-					How: update.ByPresent, Why: "it is installed"})
+					How: update.ByPresent, Why: why})
+			}
+			if why != "" || !here {
 				continue
 			}
 		}
@@ -248,6 +247,26 @@ func (s *System) Prepare(ctx context.Context, found update.Found) (plans []updat
 			Bytes: way.Bytes, FullBytes: part.Full.Size, How: string(way.Kind), Why: way.Reason})
 	}
 	return plans, nil
+}
+
+// application tells whether an application is on this node, and why nothing of this part is to be
+// fetched or restarted; empty when it is.
+func (s *System) application(ctx context.Context, found update.Found, part release.Part) (here bool, why string, err error) {
+	bases, err := s.imageBases(part.Name)
+	if err != nil || len(bases) == 0 {
+		return false, "", err
+	}
+	if bases[0].Version == found.Manifest.Version {
+		return true, "it is installed", nil
+	}
+	same, err := bases[0].Is(ctx, part)
+	if err != nil {
+		return false, "", fmt.Errorf("comparing %s with that of release %s: %w", part.Name, bases[0].Version, err)
+	}
+	if same {
+		why = "release " + bases[0].Version + " brought the same file"
+	}
+	return true, why, nil
 }
 
 // Space is part of update.Stager.

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/smallstep/pkcs7"
 
+	"github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/publisher"
 	node "github.com/holdfast-os/holdfast/internal/release"
@@ -403,5 +405,39 @@ func TestKeyArchive_PublishedWithTheRelease_IsWhatThePublisherHandedIn(t *testin
 	archive, err := secureboot.ReadArchive(bytes.NewReader(packed))
 	if err != nil || len(archive) != 1 || archive[0].Variable != secureboot.DB {
 		t.Errorf("%d updates, %v", len(archive), err)
+	}
+}
+
+// The plan says what an application costs: nothing when it is here, under whatever name.
+func TestSystemPrepare_ApplicationThatIsHere_CostsNothing(t *testing.T) {
+	m := newMachine(t)
+	content := bytes.Repeat([]byte("an application "), 1000)
+	part := release.Part{Name: "incus.raw", Component: "incus", Type: release.TypeApplication, Size: int64(len(content)), SHA256: sumOf(content),
+		Full: release.Blob{Path: "incus.raw.gz", Size: 99}}
+	m.found.Manifest.Parts = append(slices.Clone(m.found.Manifest.Parts), part)
+	got := map[string]string{}
+	for name, c := range map[string]struct{ version, content string }{
+		"the same, of an earlier release": {"202601010000", string(content)},
+		"another":                         {"202601010000", strings.Replace(string(content), "an", "no", 1)},
+		"of this release":                 {m.found.Manifest.Version, "whatever it is"},
+	} {
+		m.system.Images = t.TempDir()
+		dir := filepath.Join(m.system.Images, c.version)
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "incus.raw"), []byte(c.content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		plans, err := m.system.Prepare(t.Context(), m.found)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range plans {
+			if p.Type == release.TypeApplication {
+				got[name] = fmt.Sprintf("%s %d", p.How, p.Bytes)
+			}
+		}
+	}
+	want := map[string]string{"the same, of an earlier release": "present 0", "another": "full 99", "of this release": "present 0"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
