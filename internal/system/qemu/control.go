@@ -32,7 +32,8 @@ func Start(ctx context.Context, runner run.Runner, tools Tools, m Machine) error
 }
 
 // Running gives the process of a machine by its pid file, and false when it has
-// ended. A number that now belongs to another program does not count.
+// ended. A number that now belongs to another program does not count. One that is being
+// ended has not ended: its ports and files are taken until its last thread is gone.
 func Running(pidFile string) (int, bool) {
 	raw, err := os.ReadFile(pidFile)
 	if err != nil {
@@ -43,10 +44,32 @@ func Running(pidFile string) (int, bool) {
 		return 0, false
 	}
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !bytes.Contains(args, []byte(pidFile)) {
+	switch {
+	case err == nil && len(args) == 0: // its memory is gone, and it may not be
+		return pid, ending(pid)
+	case err != nil || !bytes.Contains(args, []byte(pidFile)):
 		return 0, false
 	}
 	return pid, true
+}
+
+// ending tells of a process without memory whether some of it is still there. What is left of one
+// that has ended, until its parent asks for it, is a single thread in state Z.
+func ending(pid int) bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // behind the name: state, parent
+	const kthreadd = "2"                                            // its children are the kernel's, and never have memory
+	if len(fields) < 2 || string(fields[1]) == kthreadd {
+		return false
+	}
+	return len(threads) > 1 || string(fields[0]) != "Z" && string(fields[0]) != "X"
 }
 
 // Kill ends the machine's process at once, as a power cut would.
