@@ -248,6 +248,7 @@ func detached(data []byte, p Pair) ([]byte, error) {
 		return nil, err
 	}
 	signed.SetDigestAlgorithm(pkcs7.OIDDigestAlgorithmSHA256)
+	signed.SetEncryptionAlgorithm(pkcs7.OIDEncryptionAlgorithmRSA) // the kernel knows no other name for it
 	if err := signed.SignWithoutAttr(p.Cert, p.Key, pkcs7.SignerInfoConfig{}); err != nil {
 		return nil, err
 	}
