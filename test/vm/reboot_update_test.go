@@ -106,6 +106,10 @@ func (p *published) begin(t *testing.T, bad string) *coming {
 }
 
 func (p *published) make(ctx context.Context, version, bad string) error {
+	deltas := "3"
+	if *long { // a good release comes behind all the bad ones, and the node has skipped them
+		deltas = "8"
+	}
 	out := filepath.Join(machines.root, ".build", "variants", version)
 	if err := linkTree(p.next(), p.tree, ""); err != nil {
 		return err
@@ -114,7 +118,7 @@ func (p *published) make(ctx context.Context, version, bad string) error {
 		{Name: filepath.Join(machines.root, "image/steps/variant"), Dir: machines.root,
 			Env: []string{"VERSION=" + version, "HOLDFAST_BAD=" + bad, "HOLDFAST_OUT=" + out, "HOLDFAST_ROOT=" + machines.root}},
 		{Name: filepath.Join(machines.root, "bin/holdfast"), Dir: machines.root,
-			Args: []string{"release", "publish", p.next(), "--build", out, "--deltas", "3"}},
+			Args: []string{"release", "publish", p.next(), "--build", out, "--deltas", deltas}},
 	} {
 		if _, err := run.Host(ctx, c); err != nil {
 			return errors.Join(err, os.RemoveAll(out))
