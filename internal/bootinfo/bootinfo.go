@@ -3,7 +3,8 @@
 //
 // The helper of the initrd writes /run/holdfast/boot.json once, before the root is
 // entered; holdfastd reads it. The file holds no secret and is 0644. It lives in
-// /run, so a note of an earlier start cannot be taken for one of this start.
+// /run, so a note of an earlier start cannot be taken for one of this start. Beside it, on the
+// root volume, starts are counted that never ended in a ready node (starts.go).
 package bootinfo
 
 import (

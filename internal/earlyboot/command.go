@@ -74,6 +74,9 @@ func commandMedium(ctx context.Context, out io.Writer) error {
 // without the file that it belongs to.
 func commandEtc(ctx context.Context, info bootinfo.Info, out io.Writer) error {
 	host := NewHost(HostOptions{})
+	if err := host.advanceClock(time.Now(), setClock); err != nil {
+		fmt.Fprintln(out, "the clock stays as it is:", err) // a time server will set it
+	}
 	if err := host.MakeEtc(info); err != nil {
 		return err
 	}

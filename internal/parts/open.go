@@ -105,9 +105,9 @@ func (g *Getter) assemble(ctx context.Context, way Way, result delta.File, out i
 	return delta.Assemble(ctx, way.index, delta.Local{Base: base, Places: way.places}, next, out, result)
 }
 
-// unpack reads what gzip has packed, a few blocks ahead of the caller, who has sums to make
+// gunzip reads what gzip has packed, a few blocks ahead of the caller, who has sums to make
 // meanwhile. It has to be closed.
-func unpack(packed io.Reader) (*pgzip.Reader, error) {
+func gunzip(packed io.Reader) (*pgzip.Reader, error) {
 	const block, ahead = 1 << 20, 4
 	unpacked, err := pgzip.NewReaderN(bufio.NewReaderSize(packed, block), block, ahead)
 	if err != nil {
@@ -123,7 +123,7 @@ func (g *Getter) unpack(ctx context.Context, part release.Part, out io.Writer) (
 		return err
 	}
 	defer func() { err = errors.Join(err, packed.Close()) }()
-	unpacked, err := unpack(packed)
+	unpacked, err := gunzip(packed)
 	if err != nil {
 		return err
 	}

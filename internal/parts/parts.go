@@ -308,7 +308,7 @@ func (g *Getter) Measure(ctx context.Context, part release.Part, limit int64) (_
 		return release.Part{}, err
 	}
 	defer func() { err = errors.Join(err, packed.Close()) }()
-	unpacked, err := unpack(packed)
+	unpacked, err := gunzip(packed)
 	if err != nil {
 		return release.Part{}, fmt.Errorf("unpacking %s: %w", part.Name, err)
 	}
