@@ -20,8 +20,8 @@ const factoryEtc = "usr/share/factory/etc"
 
 // MakeEtc fills /sysroot/etc, a fresh tmpfs, from the image's template, so that no
 // node ever drifts from its release: what an owner configures is kept in
-// /var/lib/incus-os and applied at each start. It also leaves the unit that mounts
-// the ESP at /boot, by its device: a label could be on a second disk as well.
+// /var/lib/incus-os and applied at each start. It also mounts the ESP at /boot, by its
+// device: a label could be on a second disk as well.
 func (h Host) MakeEtc(info bootinfo.Info) error {
 	target := filepath.Join(h.paths.Sysroot, "etc")
 	if err := os.MkdirAll(target, 0o755); err != nil {
@@ -47,8 +47,9 @@ func (h Host) MakeEtc(info bootinfo.Info) error {
 		// The daemon meets the same file, has a copy to go back to, and says so to the owner.
 		fmt.Fprintln(os.Stderr, "starting without the owner's list of kernel modules:", err)
 	}
-	if err := h.writeBootMount(info.ESP); err != nil {
-		return err
+	if err := h.mountBoot(info.ESP); err != nil {
+		// What needs it says so, and the node is within reach.
+		fmt.Fprintln(os.Stderr, "starting without the ESP at /boot:", err)
 	}
 	return h.writeTrial()
 }
@@ -98,25 +99,17 @@ func (h Host) machineID(info bootinfo.Info) (string, error) {
 	return strings.TrimSpace(string(raw)), nil
 }
 
-func (h Host) writeBootMount(esp string) error {
+// mountBoot mounts the ESP at /boot of the system that is about to start. By a unit of its own
+// it would wait there until udev has looked at every device once more, and all the rest with it.
+func (h Host) mountBoot(esp string) error {
 	if esp == "" {
 		return errors.New("the note of early boot names no EFI system partition")
 	}
-	dir := filepath.Join(h.paths.Run, "systemd/system")
-	unit := "[Unit]\nDescription=EFI system partition\nDefaultDependencies=no\n" +
-		"Conflicts=umount.target\nBefore=local-fs.target umount.target\n\n" +
-		"[Mount]\nWhat=" + esp + "\nWhere=/boot\nType=vfat\nOptions=rw,nodev,nosuid,noexec,nosymfollow,umask=0077\n"
-	if err := os.MkdirAll(dir+"/local-fs.target.wants", 0o755); err != nil {
-		return fmt.Errorf("making %s: %w", dir, err)
+	target := filepath.Join(h.paths.Sysroot, "boot")
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return fmt.Errorf("making %s: %w", target, err)
 	}
-	if err := os.WriteFile(dir+"/boot.mount", []byte(unit), 0o644); err != nil {
-		return fmt.Errorf("writing boot.mount: %w", err)
-	}
-	err := os.Symlink("../boot.mount", dir+"/local-fs.target.wants/boot.mount")
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("wanting boot.mount: %w", err)
-	}
-	return nil
+	return h.mounts.Mount(esp, target, "vfat", espFlags, "umask=0077")
 }
 
 // copyTree copies folders, files and symbolic links with owner and mode.
