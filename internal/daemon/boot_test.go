@@ -35,7 +35,7 @@ func TestRun_EverythingWorks_PhasesInOrderThenReady(t *testing.T) {
 	f := start(t, w, nil)
 	w.wait(t, "status ready")
 	<-f.clock.pauses // the console's, behind the last phase
-	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "kernel", "security", "logging",
+	want := []string{"state", "console", "devices", "requirements", "notify ready", "recovery-keys", "kernel", "security", "logging",
 		"extensions", "network", "pools", "provider", "applications", "ensure", "start finished"}
 	got := effects(w.log())
 	if first := slices.Index(got, "logging") + 1; first+3 <= len(got) {
@@ -67,13 +67,13 @@ func TestRun_PhaseFails_ApiSaysSoAndItIsTriedAgainSlower(t *testing.T) {
 	f := start(t, w, nil)
 	pauses := []time.Duration{<-f.clock.pauses}
 	boot := getAs[osapi.DebugBoot](t, f, "/1.0/debug/boot")
-	if diff := cmp.Diff(map[string]string{"state": "done", "console": "done", "requirements": "done", "api": "done",
+	if diff := cmp.Diff(map[string]string{"state": "done", "console": "done", "devices": "done", "requirements": "done", "api": "done",
 		"recovery-keys": "done", "rescue": "done", "secure-boot-keys": "done", "kernel": "done", "updates": "done", "security": "done", "network": "done", "logging": "done", "extensions": "done", "pools": "done",
 		"provider": "failed", "services": "waiting", "configuration": "waiting", "applications": "waiting", "ready": "waiting"}, states(boot)); diff != "" {
 		t.Error(diff)
 	}
-	if boot.Phases[14].Error != "the provider cannot be read" {
-		t.Errorf("got %+v", boot.Phases[14])
+	if boot.Phases[15].Error != "the provider cannot be read" {
+		t.Errorf("got %+v", boot.Phases[15])
 	}
 	if getAs[osapi.Server](t, f, "/1.0").Environment.SystemIsReady {
 		t.Error("ready with a failed phase")
@@ -123,6 +123,17 @@ func TestRun_StateCannotBeRead_ApiIsUpAndRefusesWhatNeedsState(t *testing.T) {
 	}
 }
 
+// A broken disk or card must not keep a node from starting.
+func TestRun_DeviceNeverAppears_StartsAndSaysSo(t *testing.T) {
+	w := newWorld()
+	w.failures["devices"] = []error{errors.New("udev is still busy after a minute")}
+	start(t, w, nil)
+	w.wait(t, "status ready")
+	if want := "warning: starting before all devices have appeared: udev is still busy after a minute"; !slices.Contains(w.messages, want) {
+		t.Errorf("the console shows %q", w.messages)
+	}
+}
+
 // A medium that installs must not look like a node: there is nobody to answer for it.
 func TestRun_InstallMode_InstallsAndServesNoApi(t *testing.T) {
 	w := newWorld()
@@ -133,7 +144,7 @@ func TestRun_InstallMode_InstallsAndServesNoApi(t *testing.T) {
 	w.wait(t, "install")
 	f.clock.tick <- time.Time{}
 	w.wait(t, "install")
-	if diff := cmp.Diff([]string{"notify ready", "console", "install", "install"}, effects(w.log())); diff != "" {
+	if diff := cmp.Diff([]string{"notify ready", "console", "devices", "install", "install"}, effects(w.log())); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := os.Stat(filepath.Join(f.root, "run/incus-os/unix.socket")); !errors.Is(err, os.ErrNotExist) {

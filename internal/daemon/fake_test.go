@@ -115,6 +115,10 @@ func (fakeFacts) Warnings(context.Context) ([]string, error) { return []string{"
 
 func (fakeFacts) Fingerprint(context.Context) (string, error) { return "3b8a", nil }
 
+type fakeDevices struct{ *world }
+
+func (f fakeDevices) Settle(context.Context) error { return f.did("devices") }
+
 type fakeRequirements struct{ *world }
 
 func (f fakeRequirements) Check(context.Context) ([]string, error) { return nil, f.did("requirements") }
@@ -513,7 +517,7 @@ func startWith(t *testing.T, w *world, docs func() (daemon.Documents, error), ch
 	options := daemon.Options{
 		Root: f.root, Documents: docs, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(f.root, "audit")) }, Clock: f.clock.clock(), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Machine: daemon.Machine{
-			Facts: fakeFacts{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
+			Facts: fakeFacts{w}, Devices: fakeDevices{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
 			Keys: fakeKeys{w}, Security: fakeSetting[osapi.SecurityConfig, osapi.SecurityState]{world: w, name: "security"}, Extensions: fakeExtensions{w}, Pools: fakePools{w}, Resolver: fakeResolver{w},
 			Network: fakeNetwork(w), Provider: fakeProvider(w),
 			Kernel:   fakeSetting[osapi.KernelConfig, osapi.KernelState]{world: w, name: "kernel"},

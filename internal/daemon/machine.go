@@ -40,6 +40,7 @@ var (
 // Machine is all that the daemon needs from outside. Each member must be set.
 type Machine struct {
 	Facts        Facts
+	Devices      Devices
 	Requirements Requirements
 	Installer    Installer
 	Seed         Seed
@@ -87,6 +88,14 @@ type Facts interface {
 	// Fingerprint is the SHA-256 of the certificate that a client will see; empty while
 	// there is none.
 	Fingerprint(ctx context.Context) (string, error)
+}
+
+// Devices are the disks, cards and other hardware, which appear one after the other while the
+// machine starts.
+type Devices interface {
+	// Settle waits until all that were there at power-on can be used by their names. After a
+	// minute it gives up with an error: a broken one must not keep the node from starting.
+	Settle(ctx context.Context) error
 }
 
 // Requirements looks whether this machine can be a node at all.

@@ -24,6 +24,7 @@ func (d *Daemon) nodePhases() []phase {
 	return []phase{
 		{"state", time.Minute, d.loadState, inTurn},
 		{"console", time.Minute, d.startConsole, inTurn},
+		{"devices", 2 * time.Minute, d.awaitDevices, inTurn},
 		{"requirements", time.Minute, d.checkRequirements, inTurn},
 		{"api", time.Minute, d.listen, inTurn},
 		{"updates", time.Minute, d.startUpdates, inTurn},
@@ -49,6 +50,7 @@ func (d *Daemon) nodePhases() []phase {
 func (d *Daemon) installPhases() []phase {
 	return []phase{
 		{"console", time.Minute, d.startConsole, inTurn},
+		{"devices", 2 * time.Minute, d.awaitDevices, inTurn},
 		{"install", 0, d.install, inTurn},
 	}
 }
@@ -85,6 +87,16 @@ func (d *Daemon) startConsole(ctx context.Context) error {
 	}
 	d.showIdentity(ctx)
 	return nil
+}
+
+// awaitDevices is for the phases behind it, which look once at what is there: a network card
+// that appears after its phase would stay without an address.
+func (d *Daemon) awaitDevices(ctx context.Context) error {
+	if err := d.machine.Devices.Settle(ctx); err != nil {
+		d.log.Warn("starting before all devices have appeared", "error", err)
+		d.machine.Display.Message("warning", "starting before all devices have appeared: "+err.Error())
+	}
+	return ctx.Err()
 }
 
 func (d *Daemon) checkRequirements(ctx context.Context) error {

@@ -230,7 +230,7 @@ func startManaged(t *testing.T, w *world, h *hands, docs *memory) *managed {
 	n.daemon = daemon.New(daemon.Options{
 		Root: n.root, Documents: documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(n.root, "audit")) }, Clock: n.clock.clock(), Log: quiet,
 		Machine: daemon.Machine{
-			Facts: fakeFacts{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
+			Facts: fakeFacts{w}, Devices: fakeDevices{w}, Requirements: fakeRequirements{w}, Installer: fakeInstaller{w}, Seed: fakeSeed{w},
 			Keys: fakeKeys{w}, Security: fakeSetting[osapi.SecurityConfig, osapi.SecurityState]{world: w, name: "security"}, Extensions: fakeExtensions{w}, Pools: fakePools{w}, Resolver: fakeResolver{w},
 			Network: fakeNetwork(w), Provider: provider,
 			Kernel:   fakeSetting[osapi.KernelConfig, osapi.KernelState]{world: w, name: "kernel"},

@@ -92,7 +92,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 	updates := h.updates(system, keys, manager)
 	h.daemon = New(Options{Root: root, Socket: Activated, Documents: h.documents, Audit: func() (audit.Files, error) { return audit.OpenDirectory(filepath.Join(stateDir, "audit")) },
 		Exporter: metrics.NewHTTPExporter(metrics.NodeExporterURL), Log: log, Clock: realClock(), Machine: Machine{
-			Facts: hostFacts{h}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: h.seeds,
+			Facts: hostFacts{h}, Devices: hostDevices{}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: h.seeds,
 			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{h, manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
 			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, SecureBoot: keys, Rescue: hostRescue{h, updates},
@@ -241,6 +241,15 @@ func (h hostFacts) Warnings(ctx context.Context) ([]string, error) {
 
 func (h hostFacts) Fingerprint(context.Context) (string, error) {
 	return certificateFingerprint("/var/lib/incus/cluster.crt", "/var/lib/incus/server.crt")
+}
+
+// hostDevices is Devices, as udev sees them: systemd has it look at every device before the daemon
+// starts, and does not wait for the end.
+type hostDevices struct{}
+
+func (hostDevices) Settle(ctx context.Context) error {
+	_, err := run.Host(ctx, run.Command{Name: "udevadm", Args: []string{"settle", "--timeout=60"}})
+	return err
 }
 
 // hostRequirements is Requirements: the installer's own, without a disk to choose.

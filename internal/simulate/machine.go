@@ -30,7 +30,7 @@ const (
 func (n *Node) machine() daemon.Machine {
 	apps := applications{n, n.store}
 	return daemon.Machine{
-		Facts: facts{n}, Requirements: nothing{n}, Installer: nothing{n}, Seed: seed{n},
+		Facts: facts{n}, Devices: nothing{n}, Requirements: nothing{n}, Installer: nothing{n}, Seed: seed{n},
 		Keys: keys{n}, Security: n.securitySetting(), Services: n.services(), Hands: n.hands("services.apply"),
 		Kernel: n.kernelSetting(), Network: n.networkSetting(), Logging: n.loggingSetting(), Provider: n.providerSetting(),
 		Resolver: nothing{n}, Identity: n.identity, Extensions: nothing{n}, Pools: pools{n}, Apps: apps, AppUpdates: apps, Updates: updates{n, apps},
@@ -117,6 +117,7 @@ func (h nothing) Check(ctx context.Context) ([]string, error) {
 	return nil, h.faults.hit(ctx, "requirements.check")
 }
 
+func (h nothing) Settle(ctx context.Context) error                { return h.faults.hit(ctx, "devices.settle") }
 func (h nothing) Wanted(context.Context) (bool, error)            { return false, nil }
 func (h nothing) Run(ctx context.Context, _ daemon.Display) error { return ctx.Err() }
 func (h nothing) FlushDNS(ctx context.Context) error              { return h.faults.hit(ctx, "network.flush-dns") }
