@@ -35,7 +35,7 @@ func TestRun_EverythingWorks_PhasesInOrderThenReady(t *testing.T) {
 	f := start(t, w, nil)
 	w.wait(t, "status ready")
 	<-f.clock.pauses // the console's, behind the last phase
-	want := []string{"state", "console", "devices", "requirements", "notify ready", "recovery-keys", "kernel", "security", "logging",
+	want := []string{"state", "console", "requirements", "notify ready", "recovery-keys", "devices", "kernel", "security", "logging",
 		"extensions", "network", "pools", "provider", "applications", "ensure", "start finished"}
 	got := effects(w.log())
 	if first := slices.Index(got, "logging") + 1; first+3 <= len(got) {

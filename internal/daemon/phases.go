@@ -24,11 +24,11 @@ func (d *Daemon) nodePhases() []phase {
 	return []phase{
 		{"state", time.Minute, d.loadState, inTurn},
 		{"console", time.Minute, d.startConsole, inTurn},
-		{"devices", 2 * time.Minute, d.awaitDevices, inTurn},
 		{"requirements", time.Minute, d.checkRequirements, inTurn},
 		{"api", time.Minute, d.listen, inTurn},
 		{"updates", time.Minute, d.startUpdates, inTurn},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys, inTurn},
+		{"devices", 2 * time.Minute, d.awaitDevices, inTurn},
 		{"rescue", time.Hour, d.useRescue, inTurn},
 		{"kernel", time.Minute, d.startKernel, inTurn},
 		{"security", 5 * time.Minute, d.startSetting(sectionSecurity), inTurn},
