@@ -82,6 +82,7 @@ func TestChange_NobodyConfirms_GoesBack(t *testing.T) {
 	for taken := false; !taken; {
 		select {
 		case f.clock.tick <- time.Time{}:
+		case <-f.clock.pauses: // the console's, which comes back for each tick
 		default:
 			f.mu.Lock()
 			config, ok := f.applied["network"].(osapi.NetworkConfig)

@@ -270,6 +270,7 @@ func TestApi_Actions_AnswerFirstAndActAMomentLater(t *testing.T) {
 			for happened := ""; happened != event; {
 				select {
 				case f.clock.tick <- time.Time{}:
+				case <-f.clock.pauses: // the console's, which comes back for each tick
 				case happened = <-f.happened:
 				}
 			}
