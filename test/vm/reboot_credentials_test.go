@@ -68,11 +68,11 @@ func TestDisk_MovedToAnotherMachine_AsksForRecoveryKey(t *testing.T) {
 	since := n.serialSize(t)
 	n.powerOn(t)
 	port := n.typeOnSerial(t)
-	n.saysOnSerial(t, since, bootLimit, "recovery key")
-	// Whoever asks may not listen yet when the question is on the screen.
+	n.saysOnSerial(t, since, bootLimit, "recovery key", "Please enter passphrase")
+	// A line that goes wrong on the serial port is answered with the same question.
 	tries := 0
 	until(t, bootLimit, "waiting for the node to come up with its recovery key", func(ctx context.Context) (bool, error) {
-		if tries++; tries%10 == 1 {
+		if tries++; tries%5 == 1 {
 			if _, err := port.Write([]byte(before.Config.EncryptionRecoveryKeys[0] + "\n")); err != nil {
 				return false, err
 			}
