@@ -232,11 +232,16 @@ func (h hostFacts) Warnings(ctx context.Context) ([]string, error) {
 	if h.info.Mode == bootinfo.Install {
 		return nil, nil // there is no node yet whose state could be trusted
 	}
+	var warnings []string
 	result, err := h.trust(ctx)
-	if err != nil || result.State.SystemStateIsTrusted {
-		return nil, err
+	if err == nil && !result.State.SystemStateIsTrusted {
+		warnings = append(warnings, result.State.SystemStateStatus)
 	}
-	return []string{result.State.SystemStateStatus}, nil
+	there, mountErr := isMounted(espDir)
+	if mountErr == nil && !there {
+		warnings = append(warnings, noESP)
+	}
+	return warnings, errors.Join(err, mountErr)
 }
 
 func (h hostFacts) Fingerprint(context.Context) (string, error) {

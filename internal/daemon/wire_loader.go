@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-os/holdfast/internal/layout"
 )
 
@@ -87,4 +89,19 @@ func copyLoader(from, to string) (err error) {
 		return err
 	}
 	return syncDir(filepath.Dir(to))
+}
+
+// noESP is for an owner: early boot goes on without, so that the node is within reach.
+const noESP = "the EFI system partition cannot be mounted, so no update can be installed: restart the node; if that does not help, make a backup and install it again"
+
+// isMounted tells whether something is mounted on a folder.
+func isMounted(dir string) (bool, error) {
+	var inside, outside unix.Stat_t
+	if err := unix.Stat(dir, &inside); err != nil {
+		return false, fmt.Errorf("looking at %s: %w", dir, err)
+	}
+	if err := unix.Stat(filepath.Dir(dir), &outside); err != nil {
+		return false, fmt.Errorf("looking at %s: %w", filepath.Dir(dir), err)
+	}
+	return inside.Dev != outside.Dev, nil
 }

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,5 +43,17 @@ func TestCopyLoader_File_IsReplacedWhole(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{"BOOTX64.EFI": "new loader"}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A broken ESP must be told: the folder below is there, and takes what is written into it.
+func TestIsMounted_FolderAndMountPoint_AreToldApart(t *testing.T) {
+	for dir, want := range map[string]bool{t.TempDir(): false, "/proc": true} {
+		if got, err := isMounted(dir); err != nil || got != want {
+			t.Errorf("%s: %v, %v", dir, got, err)
+		}
+	}
+	if _, err := isMounted(t.TempDir() + "/missing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a folder that is missing: %v", err)
 	}
 }

@@ -411,6 +411,35 @@ func TestMakeEtc_Node_HasTheTemplateTheMachineIDAndTheBootMount(t *testing.T) {
 	}
 }
 
+// failingMounts mounts all but the ESP.
+type failingMounts struct{ noMounts }
+
+func (m failingMounts) Mount(source, target, fstype string, flags uintptr, options string) error {
+	if fstype == "vfat" {
+		return errors.New("structure needs cleaning")
+	}
+	return m.noMounts.Mount(source, target, fstype, flags, options)
+}
+
+// A broken ESP keeps updates from being installed; it must not keep the owner from the node,
+// whose screen says so.
+func TestMakeEtc_EspCannotBeMounted_StartsAllTheSame(t *testing.T) {
+	host, dir, done := testHost(t, healthy)
+	host.mounts = failingMounts{noMounts{done}}
+	write(t, dir+"/sysusr/usr/share/factory/etc/hostname", "node\n")
+	write(t, dir+"/sysroot/"+MachineIDFile, "0123456789abcdef0123456789abcdef\n")
+	write(t, dir+"/sys/"+bootCount, "\x06\x00\x00\x00x")
+	if err := os.MkdirAll(dir+"/run/systemd/system", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := host.MakeEtc(bootinfo.Info{Mode: bootinfo.Node, ESP: "/dev/vda1"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := listing(t, dir+"/run", "systemd"); len(got) == 1 {
+		t.Errorf("a release on trial is not watched over: %q", got)
+	}
+}
+
 // A new release may be one whose daemon ends at once, or never says a word: what watches
 // over it is the service manager, and only while the boot loader counts.
 func TestMakeEtc_CountedStart_IsWatchedOver(t *testing.T) {
