@@ -93,6 +93,14 @@ func (w *world) wait(t *testing.T, name string) {
 	}
 }
 
+// saw is wait for what may have happened before as well.
+func (w *world) saw(t *testing.T, name string) {
+	t.Helper()
+	if !slices.Contains(w.log(), name) {
+		w.wait(t, name)
+	}
+}
+
 func (w *world) log() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
