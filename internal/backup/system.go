@@ -205,16 +205,25 @@ func (s System) check() error {
 			return refuse(name, RuleContent, "a pool's key has %d bytes, this has %d", poolKeySize, len(s.Files[name]))
 		}
 	}
-	for _, name := range []string{configurationFile, applicationsFile} {
-		if s.Files[name] == nil {
-			return refuse(name, RuleContent, "it is missing: without it a node cannot be what it was")
-		}
+	if err := s.Whole(); err != nil {
+		return err
 	}
 	if _, err := s.Sections(); err != nil {
 		return err
 	}
 	_, err := s.Installed()
 	return err
+}
+
+// Whole gives a *Problem when a file is missing without which the backup cannot be restored. A
+// node in its first start has not made all of them yet.
+func (s System) Whole() error {
+	for _, name := range []string{configurationFile, applicationsFile} {
+		if s.Files[name] == nil {
+			return refuse(name, RuleContent, "it is missing: without it a node cannot be what it was")
+		}
+	}
+	return nil
 }
 
 // poolKeySize is the length of a raw key of ZFS, in bytes.

@@ -130,6 +130,9 @@ func (d *Daemon) backupSystem(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := kept.Whole(); err != nil {
+		return nil, httpapi.Conflict("this node cannot be backed up before its first start has ended (%w): see /1.0/debug/boot, and ask again when it is ready", err)
+	}
 	manifest, err := d.manifest(r.Context())
 	if err != nil {
 		return nil, err

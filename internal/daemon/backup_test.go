@@ -368,6 +368,18 @@ func TestBackupSystem_Recipient_GetsItEncrypted(t *testing.T) {
 	}
 }
 
+// A backup that could not be restored must not be handed out as one.
+func TestBackupSystem_FirstStartHasNotEnded_IsRefused(t *testing.T) {
+	d := onDisk(t)
+	if err := os.Remove(filepath.Join(d.backups.Kept(), "state/applications.json")); err != nil {
+		t.Fatal(err)
+	}
+	code, _, answer := d.raw(t, "/1.0/system/:backup", "")
+	if code != 409 || !strings.Contains(refused(t, answer), `before its first start has ended (backup, member "state/applications.json": it is missing`) {
+		t.Errorf("%d %s", code, answer)
+	}
+}
+
 // packed makes an archive of names and contents as IncusOS would.
 func packed(t *testing.T, pairs ...string) string {
 	t.Helper()
