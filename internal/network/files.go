@@ -391,3 +391,14 @@ func section(name string, lines ...string) string {
 }
 
 func file(sections ...string) string { return strings.Join(sections, "\n") }
+
+// anyCardFile is for a machine whose cards have all still to appear, as one on USB or with a slow
+// driver may: whatever comes asks for an address by itself, so that the owner gets in.
+const anyCardFile = "90-any-card.network"
+
+var anyCard = file(
+	section("Match", "Type=ether", "Kind=!*"), // "!*" is what no other device is: made by the kernel for a card
+	section("Link", "RequiredForOnline=no"),
+	section("Network", "DHCP=ipv4", "IPv6AcceptRA=true"),
+	section("DHCPv4", "ClientIdentifier=mac", "UseHostname=false"),
+)

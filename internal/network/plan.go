@@ -125,6 +125,10 @@ func (p *planner) all() error {
 	if p.plan.WaitAll {
 		p.plan.WaitAny = nil
 	}
+	if len(p.config.Interfaces) == 0 && len(p.config.Bonds) == 0 {
+		p.plan.Files[anyCardFile] = anyCard
+		p.plan.Notes = append(p.plan.Notes, "No network card was found: each that appears asks for an address.")
+	}
 	return nil
 }
 
