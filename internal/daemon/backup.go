@@ -131,7 +131,7 @@ func (d *Daemon) backupSystem(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	if err := kept.Whole(); err != nil {
-		return nil, httpapi.Conflict("this node cannot be backed up before its first start has ended (%w): see /1.0/debug/boot, and ask again when it is ready", err)
+		return nil, httpapi.Conflict("a backup made now could not be restored (%w): the first start makes what is missing; see /1.0/debug/boot, and ask again when the node is ready", err)
 	}
 	manifest, err := d.manifest(r.Context())
 	if err != nil {

@@ -375,7 +375,7 @@ func TestBackupSystem_FirstStartHasNotEnded_IsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, answer := d.raw(t, "/1.0/system/:backup", "")
-	if code != 409 || !strings.Contains(refused(t, answer), `before its first start has ended (backup, member "state/applications.json": it is missing`) {
+	if code != 409 || !strings.Contains(refused(t, answer), `a backup made now could not be restored (backup, member "state/applications.json": it is missing`) {
 		t.Errorf("%d %s", code, answer)
 	}
 }

@@ -397,7 +397,7 @@ func file(sections ...string) string { return strings.Join(sections, "\n") }
 const anyCardFile = "90-any-card.network"
 
 var anyCard = file(
-	section("Match", "Type=ether", "Kind=!*"), // "!*" is what no other device is: made by the kernel for a card
+	section("Match", "Type=ether", "Kind=!*"), // a card has no kind, each virtual device has one
 	section("Link", "RequiredForOnline=no"),
 	section("Network", "DHCP=ipv4", "IPv6AcceptRA=true"),
 	section("DHCPv4", "ClientIdentifier=mac", "UseHostname=false"),
