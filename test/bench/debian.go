@@ -20,9 +20,11 @@ const (
 	// debianLab is the folder of the machine that is compared with. It is no lab: the
 	// lab knows nothing but Holdfast.
 	debianLab = labPrefix + "debian"
-	// debianLimit bounds one start, offLimit switching off.
+	// debianLimit bounds one start, offLimit switching off; pressAgain is how long the power
+	// button may have no effect.
 	debianLimit = 12 * time.Minute
 	offLimit    = 3 * time.Minute
+	pressAgain  = 20 * time.Second
 )
 
 // debianImage builds the Debian when it is not there, and gives its folder.
@@ -152,7 +154,8 @@ func (d *debian) boot(ctx context.Context) (took float64, parts startup, err err
 	return took, parts, d.off(ctx)
 }
 
-// off presses the power button and waits; a machine that goes on is cut.
+// off presses the power button until the machine ends: Debian drops what is pressed before
+// its systemd-logind has found the button, which may be after multi-user.target.
 func (d *debian) off(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, offLimit)
 	defer cancel()
@@ -160,14 +163,24 @@ func (d *debian) off(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("switching Debian off: %w", err)
 	}
-	err = c.PowerDown(ctx)
-	if err := errors.Join(err, c.Close()); err != nil {
-		return fmt.Errorf("switching Debian off: %w", err)
+	defer func() { _ = c.Close() }() // it ends with the machine
+	for {
+		if err := c.PowerDown(ctx); err != nil {
+			if _, alive := qemu.Running(d.m.PIDFile); !alive {
+				return nil
+			}
+			return fmt.Errorf("switching Debian off: %w", err)
+		}
+		pressed, cancel := context.WithTimeout(ctx, pressAgain)
+		err := qemu.WaitEnd(pressed, d.m.PIDFile)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("switching Debian off by its power button: %w", err)
+		}
 	}
-	if err := qemu.WaitEnd(ctx, d.m.PIDFile); err != nil {
-		return fmt.Errorf("switching Debian off by its power button: %w", err)
-	}
-	return nil
 }
 
 func (d *debian) remove(ctx context.Context) error { return endDebian(ctx, d.dir) }
