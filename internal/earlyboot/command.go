@@ -18,13 +18,13 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
-const usage = "usage: holdfast-initrd medium|usr|root|etc|failed, or holdfast-initrd other DEVICE"
+const usage = "usage: holdfast-initrd medium|usr|root|etc|failed, or holdfast-initrd disk DEVICE"
 
 // Command is the whole of holdfast-initrd: args are "medium", "usr", "root", "etc" or "failed", as
-// the units of the initrd call them, or "other" with a disk, as its rule for udev does.
+// the units of the initrd call them, or "disk" with a disk, as its rule for udev does.
 func Command(ctx context.Context, args []string, out io.Writer) error {
-	if len(args) == 2 && args[0] == "other" {
-		return commandOther(args[1], out)
+	if len(args) == 2 && args[0] == "disk" {
+		return commandDisk(args[1], os.Getenv("ID_SERIAL"), out)
 	}
 	if len(args) != 1 {
 		return errors.New(usage)
@@ -49,14 +49,14 @@ func Command(ctx context.Context, args []string, out io.Writer) error {
 	}
 }
 
-// commandOther answers udev: a property for a disk that the machine was not started from, and
-// nothing for any other, and for one of which that cannot be told.
-func commandOther(device string, out io.Writer) error {
-	other, err := NewHost(HostOptions{}).IsOther(device)
-	if err != nil || !other {
+// commandDisk answers udev: a property for a disk that must not be read from as it is, and
+// nothing for any other.
+func commandDisk(device, wwid string, out io.Writer) error {
+	place, err := NewHost(HostOptions{}).placeOf(device, wwid)
+	if err != nil || place == ownDisk {
 		return err
 	}
-	_, err = fmt.Fprintln(out, "HOLDFAST_OTHER=1")
+	_, err = fmt.Fprintf(out, "%s=%s\n", placeProperty, place)
 	return err
 }
 

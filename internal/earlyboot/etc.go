@@ -40,6 +40,10 @@ func (h Host) MakeEtc(info bootinfo.Info) error {
 	if err := os.WriteFile(target+"/machine-id", []byte(id+"\n"), 0o444); err != nil {
 		return fmt.Errorf("writing the machine id: %w", err)
 	}
+	if err := h.writeMultipath(info, target); err != nil {
+		// The disk stays as early boot has joined it.
+		fmt.Fprintln(os.Stderr, "starting without multipathd:", err)
+	}
 	if info.Mode == bootinfo.Install {
 		return nil
 	}

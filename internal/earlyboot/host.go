@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-os/holdfast/internal/system/loop"
+	"github.com/holdfast-os/holdfast/internal/system/multipath"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/tpm2clear"
 )
@@ -114,6 +115,13 @@ func (h Host) bootedPartition() (string, error) {
 
 // diskOf reads the disk of a partition in sysfs.
 func (h Host) diskOf(partition string) (Disk, error) {
+	joined, number, err := h.maps().Partition(partition)
+	if err != nil {
+		return Disk{}, err
+	}
+	if number != 0 {
+		return h.joinedDisk(joined)
+	}
 	resolved, err := filepath.EvalSymlinks(filepath.Join(h.paths.Sys, "class/block", partition))
 	if err != nil {
 		return Disk{}, fmt.Errorf("finding %s in sysfs: %w", partition, err)
@@ -140,6 +148,22 @@ func (h Host) diskOf(partition string) (Disk, error) {
 	}
 	return disk, nil
 }
+
+// joinedDisk is a disk that is made of paths, as "dm-0".
+func (h Host) joinedDisk(device string) (Disk, error) {
+	path, err := h.maps().Path(device)
+	if err != nil {
+		return Disk{}, err
+	}
+	disk := Disk{Path: path}
+	if err := h.describe(filepath.Join(h.paths.Sys, "class/block", device), &disk); err != nil {
+		return Disk{}, fmt.Errorf("looking at %s: %w", path, err)
+	}
+	disk.Partitions, err = h.maps().Partitions(device)
+	return disk, err
+}
+
+func (h Host) maps() multipath.Devices { return multipath.Devices{Run: h.run, Sys: h.paths.Sys} }
 
 // describe fills in what sysfs says of the whole disk.
 func (h Host) describe(dir string, disk *Disk) error {
@@ -235,7 +259,27 @@ func (h hostTable) Make(ctx context.Context, disk string, o PartitionOptions) er
 	if err != nil {
 		return err
 	}
+	if err := h.updateMap(ctx, disk); err != nil {
+		return err
+	}
 	return h.settle(ctx)
+}
+
+// updateMap maps the partitions of a disk that is made of paths; of any other the kernel knows
+// them.
+func (h Host) updateMap(ctx context.Context, disk string) error {
+	device, err := filepath.EvalSymlinks(filepath.Join(h.paths.Dev, strings.TrimPrefix(disk, "/dev/")))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no link, and a map has one
+	}
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", disk, err)
+	}
+	joined, err := h.maps().IsMap(filepath.Base(device))
+	if err != nil || !joined {
+		return err
+	}
+	return h.maps().Update(ctx, disk)
 }
 
 // Remove deletes partitions that an interrupted first boot or a factory reset left.

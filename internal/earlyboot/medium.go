@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/loop"
 )
@@ -65,7 +66,8 @@ func usrPartition(rootHash string) (string, error) {
 }
 
 // FindMedium waits until the disk that the machine was started from is there. When that is a
-// CD it attaches it, read-only, and leaves a note. rootHash is usrhash= of the command line.
+// CD it attaches it, read-only, and leaves a note; when it is reached over several paths it
+// joins them. rootHash is usrhash= of the command line.
 func (h Host) FindMedium(ctx context.Context, rootHash string, attach func(ctx context.Context, path string) (string, error), say func(string)) error {
 	usr, err := usrPartition(rootHash)
 	if err != nil {
@@ -82,9 +84,18 @@ func (h Host) FindMedium(ctx context.Context, rootHash string, attach func(ctx c
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	seen := map[string]drive{}
+	joined := false
 	for {
 		if _, err := os.Stat(link); err == nil {
 			return nil
+		}
+		if !joined {
+			if joined, err = h.joinPaths(ctx, say); err != nil {
+				return err
+			}
+			if joined {
+				continue // its partitions have their names now
+			}
 		}
 		if path := chooseDrive(partition, h.drives(seen, say)); path != "" {
 			device, err := attach(ctx, path)
@@ -147,28 +158,60 @@ func readDrive(path string) (drive, error) {
 	return drive{path, partitions}, err
 }
 
-// IsOther tells whether a disk is surely not the one that the machine was started from: it
-// has a table, and the boot loader's ESP is not in it. A copy of a partition on another disk
-// has the same id, and /usr must not come from there.
-func (h Host) IsOther(path string) (bool, error) {
+// place is what a disk is to this start.
+type place string
+
+// The places of a disk. Partitions of all but the first lose their names by id, in the rule
+// that udev has of early boot, so that nothing is read from them.
+const (
+	// ownDisk is the disk that the machine was started from, or one of which that cannot be told.
+	ownDisk place = ""
+	// otherDisk is surely not the one: it has a table, and the boot loader's ESP is not in it. A
+	// copy of a partition on another disk has the same id, and /usr must not come from there.
+	otherDisk place = "other"
+	// pathOfDisk is a path to the one: see joined.go.
+	pathOfDisk place = "path"
+)
+
+// placeOf looks at a disk. wwid is what udev calls ID_SERIAL, empty where it knows none.
+func (h Host) placeOf(path, wwid string) (place, error) {
 	booted, err := h.bootedPartition()
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // nobody can tell
+		return ownDisk, nil // nobody can tell
 	}
 	if err != nil {
-		return false, err
+		return ownDisk, err
 	}
-	partitions, err := partitionIDs(path, 0)
-	return err == nil && isOther(booted, partitions), err
+	entries, err := tableOf(path, 0)
+	if err != nil {
+		return ownDisk, err
+	}
+	return placeIn(booted, wwid, entries), nil
 }
 
-func isOther(booted string, partitions []string) bool {
-	return len(partitions) > 0 && !slices.Contains(partitions, booted)
+func placeIn(booted, wwid string, entries []block.Entry) place {
+	at := slices.IndexFunc(entries, func(e block.Entry) bool { return e.GUID == booted })
+	switch {
+	case len(entries) > 0 && at < 0:
+		return otherDisk
+	case at >= 0 && entries[at].Attributes&layout.PathsAttribute != 0 && wwid != "":
+		return pathOfDisk
+	}
+	return ownDisk
 }
 
 // partitionIDs are the unique ids in the table of a disk, in lower case. sector is its sector
 // size in bytes; 0 is what the disk says.
 func partitionIDs(path string, sector int) (ids []string, err error) {
+	entries, err := tableOf(path, sector)
+	for _, entry := range entries {
+		ids = append(ids, entry.GUID)
+	}
+	return ids, err
+}
+
+// tableOf are the partitions of a disk.
+func tableOf(path string, sector int) (entries []block.Entry, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the disk %s: %w", path, err)
@@ -182,8 +225,5 @@ func partitionIDs(path string, sector int) (ids []string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the partition table of %s: %w", path, err)
 	}
-	for _, entry := range table.Entries {
-		ids = append(ids, entry.GUID)
-	}
-	return ids, nil
+	return table.Entries, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/media"
+	"github.com/holdfast-os/holdfast/internal/system/block"
 )
 
 const usrHash = "715d252e2e106f8cdb78480eed6264b69dc7586023c21bc80f540a1b3473d264"
@@ -168,39 +169,53 @@ func TestFindMedium_NoDiskAndNoCD_SaysWhatIsMissing(t *testing.T) {
 
 // Two disks with the same /usr: udev names the partitions of one of them alone. When that
 // cannot be told, both keep their names, and the root hash still decides what is mounted.
-func TestIsOther_CopyOfTheDisk_IsTheOneWithoutTheBootedESP(t *testing.T) {
+func TestPlaceIn_Tables_OnlyTheDiskOfThisStartIsReadFrom(t *testing.T) {
 	const esp, another = "0d2a3f10-1111-4222-8333-44445555aaaa", "99999999-1111-4222-8333-444455556666"
+	table := func(ids ...string) (entries []block.Entry) {
+		for _, id := range ids {
+			entries = append(entries, block.Entry{GUID: id})
+		}
+		return entries
+	}
+	paths := table(esp, usrID)
+	paths[0].Attributes = layout.PathsAttribute | 1<<2
+	elsewhere := table(esp, usrID)
+	elsewhere[1].Attributes = layout.PathsAttribute
 	for name, test := range map[string]struct {
-		partitions []string
-		want       bool
+		entries []block.Entry
+		wwid    string
+		want    place
 	}{
-		"the disk of this start":  {[]string{esp, usrID}, false},
-		"a copy with another ESP": {[]string{another, usrID}, true},
-		"somebody else's disk":    {[]string{another}, true},
-		"a disk without a table":  {nil, false},
+		"the disk of this start":                  {table(esp, usrID), "35000c500a1b2c3d4", ownDisk},
+		"a copy with another ESP":                 {table(another, usrID), "", otherDisk},
+		"somebody else's disk":                    {table(another), "", otherDisk},
+		"a disk without a table":                  {nil, "", ownDisk},
+		"a path to the disk of this start":        {paths, "35000c500a1b2c3d4", pathOfDisk},
+		"copied to a disk that has only one path": {paths, "", ownDisk},
+		"the mark on another partition":           {elsewhere, "35000c500a1b2c3d4", ownDisk},
 	} {
-		if got := isOther(esp, test.partitions); got != test.want {
-			t.Errorf("%s: got %t", name, got)
+		if got := placeIn(esp, test.wwid, test.entries); got != test.want {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
 		}
 	}
 }
 
-func TestIsOther_WhatCannotBeTold_IsNoOtherDisk(t *testing.T) {
+func TestPlaceOf_WhatCannotBeTold_IsNoOtherDisk(t *testing.T) {
 	host, dir, _ := testHost(t, healthy)
 	write(t, dir+"/dev/vda", "no table")
-	if got, err := host.IsOther(dir + "/dev/vda"); got || err != nil {
-		t.Errorf("firmware that does not say: %t, %v", got, err)
+	if got, err := host.placeOf(dir+"/dev/vda", ""); got != ownDisk || err != nil {
+		t.Errorf("firmware that does not say: %q, %v", got, err)
 	}
 	write(t, filepath.Join(dir, "sys", loaderDevice), variable(espID))
-	if got, err := host.IsOther(dir + "/dev/vda"); got || err != nil {
-		t.Errorf("a disk without a table: %t, %v", got, err)
+	if got, err := host.placeOf(dir+"/dev/vda", ""); got != ownDisk || err != nil {
+		t.Errorf("a disk without a table: %q, %v", got, err)
 	}
-	if got, err := host.IsOther(dir + "/dev/none"); err == nil {
-		t.Errorf("a disk that cannot be read: %t", got)
+	if got, err := host.placeOf(dir+"/dev/none", ""); got != ownDisk || err == nil {
+		t.Errorf("a disk that cannot be read: %q, %v", got, err)
 	}
 	burn(t, dir+"/dev/sr0")
-	ids, err := partitionIDs(dir+"/dev/sr0", cdSector)
-	if err != nil || len(ids) != layout.UsrA || isOther(strings.ToLower(espID), ids) {
-		t.Errorf("the CD of this start has %q, %v", ids, err)
+	entries, err := tableOf(dir+"/dev/sr0", cdSector)
+	if err != nil || len(entries) != layout.UsrA || placeIn(strings.ToLower(espID), "", entries) != ownDisk {
+		t.Errorf("the CD of this start has %+v, %v", entries, err)
 	}
 }

@@ -193,7 +193,7 @@ func NewPlan(in Input) (Plan, error) {
 		}
 	}
 	script, err := layout.InstallTable(layout.TableOptions{Arch: in.Arch, Version: in.Medium.Version,
-		SectorSize: in.Target.Sector, DiskSize: in.Target.Size, UUIDs: guids})
+		SectorSize: in.Target.Sector, DiskSize: in.Target.Size, UUIDs: guids, Paths: len(in.Target.Members) > 0})
 	if err != nil {
 		return Plan{}, fmt.Errorf("planning the installation of %s: %w", in.Target.Path, err)
 	}

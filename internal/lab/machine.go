@@ -40,7 +40,7 @@ func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 		}
 		m.Disks = append(m.Disks, qemu.Disk{
 			ID: id, Path: d.file(id + ".raw"), Format: "raw", Serial: serial, Bus: h.DiskBus, BootIndex: first + i,
-			Sector: h.DiskSector, PhysicalSector: h.DiskPhysicalSector,
+			Sector: h.DiskSector, PhysicalSector: h.DiskPhysicalSector, Paths: h.DiskPaths,
 		})
 	}
 	if h.NetworkBoot {

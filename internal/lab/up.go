@@ -55,6 +55,9 @@ type Hardware struct {
 	// DiskSector is the sector size of the disks in bytes, default 512; DiskPhysicalSector
 	// the one that they have inside, default the same.
 	DiskSector, DiskPhysicalSector int
+	// DiskPaths is over how many paths a disk on SCSI is reached, default one. Such a machine
+	// takes no snapshot.
+	DiskPaths int
 	// Live has the image on the first disk itself, with a seed that asks for no
 	// installation, and no medium.
 	Live bool

@@ -21,7 +21,17 @@ type TableOptions struct {
 	// the kernel finds /usr by them, because they are made from its root hash.
 	// A number that is left out gets one from sfdisk.
 	UUIDs map[int]string
+	// Paths marks a disk that is reached over several paths, with PathsAttribute; default false.
+	Paths bool
 }
+
+// PathsAttribute is the attribute of the ESP of a disk that is reached over several paths.
+// Early boot then never uses one of the paths by itself, also when it is the only one that is
+// there. It is among the bits that the specification leaves to the type of a partition (UEFI
+// 2.10, table 5-8), and nobody has given one to that of an ESP.
+const PathsAttribute = 1 << pathsBit
+
+const pathsBit = 55
 
 var (
 	versionForm = regexp.MustCompile(`^[0-9]{12}$`)
@@ -51,6 +61,9 @@ func InstallTable(o TableOptions) (string, error) {
 		fmt.Fprintf(&script, "%d : start=%d, size=%d, type=%s", p.Number, p.Start/o.SectorSize, p.Size/o.SectorSize, p.GUID)
 		if uuid := o.UUIDs[p.Number]; uuid != "" {
 			fmt.Fprintf(&script, ", uuid=%s", strings.ToUpper(uuid))
+		}
+		if o.Paths && p.Number == ESP {
+			fmt.Fprintf(&script, ", attrs=\"GUID:%d\"", pathsBit)
 		}
 		fmt.Fprintf(&script, ", name=%q\n", SlotLabel(p, o.Version))
 	}

@@ -1,12 +1,15 @@
 package vm
 
 import (
+	"context"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/client"
 	"github.com/holdfast-os/holdfast/internal/lab"
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
 )
@@ -58,6 +61,53 @@ func TestInstall_EachKindOfDiskAndMedium_EndsInATrustedNode(t *testing.T) {
 			n.powerOn(t)
 			until(t, bootLimit, "waiting for the second start", n.ready)
 		})
+	}
+}
+
+// A disk of a storage network is one disk: while one of the paths to it is left the node works,
+// and starts.
+func TestInstall_DiskOverTwoPaths_LivesOnOne(t *testing.T) {
+	slow(t)
+	longOnly(t)
+	n := installed(t, lab.Hardware{DiskBus: qemu.SCSI, DiskPaths: 2}, nil)
+	ofPaths := func(when string) {
+		t.Helper()
+		storage, err := n.api.Storage(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		at := slices.IndexFunc(storage.State.Drives, func(d osapi.Drive) bool { return d.Boot })
+		if len(storage.State.Drives) != 1 || at != 0 || !storage.State.Drives[0].Multipath {
+			t.Errorf("%s: the drives are %+v", when, storage.State.Drives)
+		}
+	}
+	ofPaths("over two paths")
+	control, err := n.control(t.Context(), "qmp.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	if err := control.Execute(t.Context(), "device_del", map[string]any{"id": "dev-disk0"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, shortLimit, "waiting for the path to go", func(ctx context.Context) (bool, error) {
+		var list []struct{ Name string }
+		err := control.Execute(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"}, &list)
+		return !slices.ContainsFunc(list, func(o struct{ Name string }) bool { return o.Name == "dev-disk0" }), err
+	})
+	// What is accepted is on the disk before it is answered.
+	change := osapi.KernelConfig{BlacklistModules: []string{"pcspkr"}}
+	if err := n.api.SetSection(t.Context(), client.SectionKernel, change, client.ChangeOptions{}); err != nil {
+		t.Errorf("a change with one path left: %v", err)
+	}
+	ofPaths("with one path left")
+	if err := control.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, bootLimit, "waiting for the start over one path", n.ready)
+	ofPaths("started over one path")
+	if state := n.security(t); !state.SystemStateIsTrusted || state.TPMStatus != "ok" {
+		t.Errorf("the state is %q, the TPM %q", state.SystemStateStatus, state.TPMStatus)
 	}
 }
 

@@ -28,9 +28,9 @@ import (
 
 // Devices reads and changes the disks of one machine.
 type Devices struct {
-	// Run starts lsblk, sfdisk, partx and wipefs.
+	// Run starts lsblk, sfdisk, partx, wipefs, and kpartx for a disk made of paths.
 	Run run.Runner
-	// Root is the directory that holds dev; default "/".
+	// Root is the directory that holds dev and sys; default "/".
 	Root string
 }
 
@@ -40,7 +40,7 @@ type Disk struct {
 	Name string
 	// Path is the device, as "/dev/sda" or "/dev/mapper/mpatha".
 	Path string
-	// Links are the names under /dev/disk/by-id that point to the disk, sorted.
+	// Links are the names under /dev/disk/by-id that point to the disk, or to a path of it, sorted.
 	Links []string
 	// Size is in bytes.
 	Size   uint64
@@ -175,7 +175,12 @@ func parseList(data []byte, links map[string][]string) ([]Disk, error) {
 		disk := toDisk(mapped, links)
 		disk.Model, disk.Serial, disk.WWN = device.Model, device.Serial, device.WWN
 		disk.Transport, disk.Subsystems = device.Tran, device.Subsystems
-		disk.Members = append(found[mapped.Path].Members, device.Path)
+		known := found[mapped.Path]
+		disk.Members = append(known.Members, device.Path)
+		// A person names the disk by what any of its paths is called.
+		disk.Links = slices.Concat(disk.Links, known.Links, links[device.KName])
+		slices.Sort(disk.Links)
+		disk.Links = slices.Compact(disk.Links)
 		found[mapped.Path] = disk
 	}
 	disks := make([]Disk, 0, len(found))

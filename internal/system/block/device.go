@@ -2,18 +2,21 @@ package block
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast-os/holdfast/internal/system/multipath"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
@@ -192,9 +195,21 @@ func (d Devices) WriteTable(ctx context.Context, disk, script string) error {
 }
 
 // Reread makes the kernel take up a changed partition table. The whole table is
-// read again where nothing uses the disk; else partx adds what is new. A regular
-// file needs nothing.
+// read again where nothing uses the disk; else partx adds what is new. Those of a disk
+// made of paths are mapped by kpartx. A regular file needs nothing.
 func (d Devices) Reread(ctx context.Context, disk string) error {
+	device, err := filepath.EvalSymlinks(disk)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", disk, err)
+	}
+	maps := multipath.Devices{Run: d.Run, Sys: filepath.Join(cmp.Or(d.Root, "/"), "sys")}
+	joined, err := maps.IsMap(filepath.Base(device))
+	if err != nil {
+		return err
+	}
+	if joined {
+		return maps.Update(ctx, disk)
+	}
 	f, err := os.Open(disk)
 	if err != nil {
 		return fmt.Errorf("opening %s to read its partitions again: %w", disk, err)

@@ -17,6 +17,7 @@ package qemu
 
 import (
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,6 +75,9 @@ type Disk struct {
 	PhysicalSector int `json:"physical_sector,omitempty"`
 	// Removable marks an install medium: it is not part of a snapshot.
 	Removable bool `json:"removable,omitempty"`
+	// Paths is over how many controllers the guest reaches a disk on SCSI; 0 is one. The first
+	// device is called dev-ID, the others dev-ID-path1 and on. Such a machine takes no snapshot.
+	Paths int `json:"paths,omitempty"`
 	// WriteLog is an empty file that gets every write and flush of the guest, in the format of
 	// the kernel's dm-log-writes; empty means none. It is for one run of the machine.
 	WriteLog string `json:"-"`
@@ -165,6 +169,9 @@ func Args(tools Tools, m Machine) []string {
 	if slices.ContainsFunc(m.Disks, func(d Disk) bool { return d.Bus == SCSI }) {
 		add("-device", "virtio-scsi-pci,id=scsi")
 	}
+	for i := 1; i < paths(m.Disks); i++ {
+		add("-device", fmt.Sprintf("virtio-scsi-pci,id=scsi%d", i))
+	}
 	for _, d := range m.Disks {
 		add(disk(d)...)
 	}
@@ -219,9 +226,41 @@ func platform(tools Tools, m Machine) []string {
 	return append(args, firmware...)
 }
 
+// paths is the largest number of paths to one disk.
+func paths(disks []Disk) int {
+	most := 0
+	for _, d := range disks {
+		most = max(most, d.Paths)
+	}
+	return most
+}
+
+// pathsTo attaches one disk several times. The guest knows it again by its WWN.
+func pathsTo(d Disk) []string {
+	args := []string{"-blockdev", fmt.Sprintf("driver=%s,node-name=%s,cache.no-flush=on,discard=unmap,detect-zeroes=unmap,file.driver=file,file.filename=%s",
+		d.Format, d.ID, comma(d.Path))}
+	name := fnv.New32a()
+	name.Write([]byte(d.Serial)) // never fails
+	for i := range d.Paths {
+		bus, id := "scsi.0", "dev-"+d.ID
+		if i > 0 {
+			bus, id = fmt.Sprintf("scsi%d.0", i), fmt.Sprintf("%s-path%d", id, i)
+		}
+		device := fmt.Sprintf("scsi-hd,bus=%s,drive=%s,share-rw=on,wwn=0x5000c500%08x,serial=%s", bus, d.ID, name.Sum32(), comma(d.Serial))
+		if d.BootIndex >= 0 && i == 0 {
+			device += ",bootindex=" + strconv.Itoa(d.BootIndex)
+		}
+		args = append(args, "-device", device+",id="+id)
+	}
+	return args
+}
+
 // disk attaches one disk. cache=unsafe never waits for this computer's disk: what
 // the guest has written is in the page cache, which survives the end of QEMU.
 func disk(d Disk) []string {
+	if d.Bus == SCSI && d.Paths > 1 {
+		return pathsTo(d)
+	}
 	drive := fmt.Sprintf("if=none,id=%s,format=%s,cache=unsafe,discard=unmap,detect-zeroes=unmap,file=%s",
 		d.ID, d.Format, comma(d.Path))
 	if d.WriteLog != "" { // flushes reach the log, and no further

@@ -96,6 +96,13 @@ func TestArgs_Variations_ChangeWhatTheyName(t *testing.T) {
 			[]string{"-device nvme,drive=d,serial=n,id=dev-d"}, nil},
 		"scsi": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", Bus: SCSI, Serial: "s"}} },
 			[]string{"-device virtio-scsi-pci,id=scsi", "-device scsi-hd,bus=scsi.0,drive=d,serial=s,bootindex=0,id=dev-d"}, nil},
+		"scsi over two paths": {func(m *Machine) {
+			m.Disks = []Disk{{ID: "d", Path: "/d,1", Format: "raw", Bus: SCSI, Serial: "s", Paths: 2}}
+		},
+			[]string{"-device virtio-scsi-pci,id=scsi", "-device virtio-scsi-pci,id=scsi1",
+				"-blockdev driver=raw,node-name=d,cache.no-flush=on,discard=unmap,detect-zeroes=unmap,file.driver=file,file.filename=/d,,1",
+				"-device scsi-hd,bus=scsi.0,drive=d,share-rw=on,wwn=0x5000c500f60c4582,serial=s,bootindex=0,id=dev-d",
+				"-device scsi-hd,bus=scsi1.0,drive=d,share-rw=on,wwn=0x5000c500f60c4582,serial=s,id=dev-d-path1"}, nil},
 		"large sectors": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", Sector: 4096}} },
 			[]string{"-device virtio-blk-pci,drive=d,logical_block_size=4096,physical_block_size=4096,bootindex=0,id=dev-d"}, nil},
 		"512e": {func(m *Machine) { m.Disks = []Disk{{ID: "d", Path: "/d", Format: "raw", PhysicalSector: 4096}} },

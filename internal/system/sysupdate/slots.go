@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-os/holdfast/internal/system/block"
+	"github.com/holdfast-os/holdfast/internal/system/multipath"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
 
@@ -240,7 +241,11 @@ func (s Slots) mapped() ([]int, error) {
 			return nil, fmt.Errorf("finding the active slot: %w", err)
 		}
 		for _, slave := range slaves {
-			if number, ok := partitionOf(slave, filepath.Base(disk)); ok {
+			number, ok, err := s.partitionOf(slave, filepath.Base(disk))
+			if err != nil {
+				return nil, fmt.Errorf("finding the active slot: %w", err)
+			}
+			if ok {
 				numbers = append(numbers, number)
 			}
 		}
@@ -250,17 +255,27 @@ func (s Slots) mapped() ([]int, error) {
 
 // partitionOf gives the number of the partition that a link in /sys leads to, if it is
 // one of the disk.
-func partitionOf(link, disk string) (int, bool) {
+func (s Slots) partitionOf(link, disk string) (number int, ok bool, err error) {
 	place, err := filepath.EvalSymlinks(link)
-	if err != nil || filepath.Base(filepath.Dir(place)) != disk {
-		return 0, false
+	if err != nil {
+		return 0, false, err
+	}
+	maps := multipath.Devices{Sys: filepath.Join(s.Root, "/sys")}
+	if parent, number, err := maps.Partition(filepath.Base(place)); err != nil || parent != "" {
+		return number, parent == disk, err
+	}
+	if filepath.Base(filepath.Dir(place)) != disk {
+		return 0, false, nil
 	}
 	text, err := os.ReadFile(filepath.Join(place, "partition"))
-	if err != nil {
-		return 0, false
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil // it lies on the whole disk
 	}
-	number, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	return number, err == nil
+	if err != nil {
+		return 0, false, err
+	}
+	number, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	return number, err == nil, err
 }
 
 // ErrLabels is a slot that does not run and that systemd-sysupdate would not find, or would
