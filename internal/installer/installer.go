@@ -285,7 +285,7 @@ func (o Options) describe(ctx context.Context, disk block.Disk, medium string) i
 	if out.Kind == install.Other || disk.Path == medium {
 		return out
 	}
-	busy, err := block.InUse(disk.Path)
+	busy, err := inUse(disk)
 	out.InUse = out.InUse || busy
 	if err == nil {
 		out.Content, err = Inspect(disk.Path)
@@ -297,6 +297,24 @@ func (o Options) describe(ctx context.Context, disk block.Disk, medium string) i
 		out.Unreadable = err.Error()
 	}
 	return out
+}
+
+// inUse tells whether something is built on a disk. A disk made of paths is always held, by the
+// maps of its partitions.
+func inUse(disk block.Disk) (bool, error) {
+	paths := []string{disk.Path}
+	if len(disk.Members) > 0 && len(disk.Partitions) > 0 {
+		paths = nil
+		for _, p := range disk.Partitions {
+			paths = append(paths, p.Path)
+		}
+	}
+	for _, path := range paths {
+		if busy, err := block.InUse(path); busy || err != nil {
+			return busy, err
+		}
+	}
+	return false, nil
 }
 
 // signatures are those of a whole disk. While a table stands it says all that there is to
