@@ -115,6 +115,30 @@ func TestNewPlan_MachineWithoutTPM_MarksTheTargetBehindTheTable(t *testing.T) {
 	}
 }
 
+// Early boot takes no path by itself where the table says so, and would wait for ever for a
+// second one of a disk that has none.
+func TestNewPlan_DiskOverPaths_MarksItsTable(t *testing.T) {
+	for members, want := range map[string]int{"": 0, "/dev/sda,/dev/sdb": 1} {
+		in := Input{Arch: "x86_64", Medium: goodMedium(), Target: small, NewGUID: counter()}
+		if members != "" {
+			in.Target.Members = strings.Split(members, ",")
+		}
+		plan, err := NewPlan(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var marked []string
+		for line := range strings.Lines(plan.Table) {
+			if strings.Contains(line, `attrs="GUID:55"`) {
+				marked = append(marked, line)
+			}
+		}
+		if len(marked) != want || want > 0 && !strings.HasPrefix(marked[0], "1 : ") {
+			t.Errorf("%q: %q", members, marked)
+		}
+	}
+}
+
 func TestNewPlan_SeedLargerThanItsPartition_IsRefused(t *testing.T) {
 	_, err := NewPlan(Input{Arch: "x86_64", Medium: goodMedium(), Target: small, Seed: make([]byte, 100<<20+1), NewGUID: counter()})
 	if err == nil {

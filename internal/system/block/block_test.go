@@ -33,7 +33,8 @@ func TestList_DisksOfEveryKind_AreDescribedOnce(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, target := range map[string]string{"nvme-Fast_S1": "../../nvme0n1", "nvme-eui.1": "../../nvme0n1", "nvme-Fast_S1-part1": "../../nvme0n1p1", "dm-name-mpatha": "../../dm-1"} {
+	for name, target := range map[string]string{"nvme-Fast_S1": "../../nvme0n1", "nvme-eui.1": "../../nvme0n1", "nvme-Fast_S1-part1": "../../nvme0n1p1", "dm-name-mpatha": "../../dm-1",
+		"wwn-0x5": "../../dm-1", "scsi-35": "../../sdb", "scsi-SSAN": "../../sda"} {
 		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +47,7 @@ func TestList_DisksOfEveryKind_AreDescribedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Disk{
-		{Name: "dm-1", Path: "/dev/mapper/mpatha", Links: []string{"dm-name-mpatha"}, Size: 1000, Model: "SAN", Transport: "fc",
+		{Name: "dm-1", Path: "/dev/mapper/mpatha", Links: []string{"dm-name-mpatha", "scsi-35", "scsi-SSAN", "wwn-0x5"}, Size: 1000, Model: "SAN", Transport: "fc",
 			Subsystems: "block:scsi:pci", Type: "mpath", Major: 254, SectorSize: 512, Members: []string{"/dev/sda", "/dev/sdb"}},
 		{Name: "nvme0n1", Path: "/dev/nvme0n1", Links: []string{"nvme-Fast_S1", "nvme-eui.1"}, Size: 107374182400, Serial: "S1",
 			Model: "Fast", WWN: "eui.1", Transport: "nvme", Subsystems: "block:nvme:pci", Type: "disk", Major: 259,

@@ -177,6 +177,31 @@ func TestCheck_EveryPairOfSlots_AllowsOnlyTheSafe(t *testing.T) {
 	}
 }
 
+// On a disk that is reached over several paths, partitions are mapped as well.
+func TestActive_PartitionsOfAMap_AreFoundByTheirUUID(t *testing.T) {
+	root := t.TempDir()
+	for name, content := range map[string]string{
+		"dev/dm-0": "", "sys/block/dm-5/dm/name": "usr\n", "sys/block/dm-5/slaves/dm-3/x": "", "sys/block/dm-5/slaves/dm-4/x": "",
+		"sys/class/block/dm-3/dm/uuid": "part4-mpath-3600a\n", "sys/class/block/dm-3/slaves/dm-0/x": "",
+		"sys/class/block/dm-4/dm/uuid": "part5-mpath-3600a\n", "sys/class/block/dm-4/slaves/dm-0/x": "",
+	} {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("dm-0", filepath.Join(root, "dev/disk")); err != nil {
+		t.Fatal(err)
+	}
+	active, err := Slots{Disk: filepath.Join(root, "dev/disk"), Root: root}.active()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !active(Slot{Parts: Parts{3, 4, 5}}) || active(Slot{Parts: Parts{6, 7, 8}}) {
+		t.Error("the slot of partition 5 is the active one")
+	}
+}
+
 // Without a mapping (a /usr that was mounted in another way) the command line says what
 // runs; a mapping on another disk is not this disk's.
 func TestActive_NoMappingOnThisDisk_CommandLineDecides(t *testing.T) {
