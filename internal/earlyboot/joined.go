@@ -54,7 +54,11 @@ func (h Host) joinPaths(ctx context.Context, say func(string)) (done bool, err e
 	if err := h.maps().Join(ctx, chosen.wwid, chosen.sectors, devices); err != nil {
 		return false, err
 	}
-	say(fmt.Sprintf("The system disk %s is reached over %d paths.", chosen.wwid, len(devices)))
+	if len(devices) == 1 {
+		say("The system disk " + chosen.wwid + " is reached over one path; others join when they come.")
+	} else {
+		say(fmt.Sprintf("The system disk %s is reached over %d paths.", chosen.wwid, len(devices)))
+	}
 	return true, nil
 }
 

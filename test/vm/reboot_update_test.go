@@ -184,9 +184,8 @@ func (n *node) reboot(t *testing.T, running, state string) api.UpdateState {
 	return got
 }
 
-// life gives the node a container and a setting that updates must leave as they are, and has
-// it take its updates from the test's tree.
-func (n *node) life(t *testing.T, r *recording) {
+// asked has the node take its updates from the test's tree, and only when it is told to.
+func (n *node) asked(t *testing.T) {
 	t.Helper()
 	config := api.ProviderConfig{Name: "images", Config: map[string]string{"server_url": lab.ReleaseURL + "/" + updatesFolder}}
 	if err := n.api.SetProvider(t.Context(), config, ""); err != nil {
@@ -200,6 +199,13 @@ func (n *node) life(t *testing.T, r *recording) {
 	if err := n.api.SetUpdate(t.Context(), settings.Config, etag); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// life gives the node a container and a setting that updates must leave as they are, and has
+// it take its updates from the test's tree.
+func (n *node) life(t *testing.T, r *recording) {
+	t.Helper()
+	n.asked(t)
 	c := stockClient(t, n)
 	c.launch(t)
 	c.run(t, time.Minute, "snapshot", "create", "node:c1", "held") // ZFS has all on the disk before it answers

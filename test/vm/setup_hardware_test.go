@@ -65,10 +65,11 @@ func TestInstall_EachKindOfDiskAndMedium_EndsInATrustedNode(t *testing.T) {
 }
 
 // A disk of a storage network is one disk: while one of the paths to it is left the node works,
-// and starts.
+// starts and is updated.
 func TestInstall_DiskOverTwoPaths_LivesOnOne(t *testing.T) {
 	slow(t)
 	longOnly(t)
+	next := newTree(t).begin(t, "")
 	n := installed(t, lab.Hardware{DiskBus: qemu.SCSI, DiskPaths: 2}, nil)
 	ofPaths := func(when string) {
 		t.Helper()
@@ -106,6 +107,9 @@ func TestInstall_DiskOverTwoPaths_LivesOnOne(t *testing.T) {
 	}
 	until(t, bootLimit, "waiting for the start over one path", n.ready)
 	ofPaths("started over one path")
+	n.asked(t)
+	n.expectGood(t, machines.version, next.publish(t))
+	ofPaths("updated over one path")
 	if state := n.security(t); !state.SystemStateIsTrusted || state.TPMStatus != "ok" {
 		t.Errorf("the state is %q, the TPM %q", state.SystemStateStatus, state.TPMStatus)
 	}
