@@ -100,6 +100,9 @@ type Disk struct {
 	Unreadable string
 	// Members are the disks that make up a multipath device.
 	Members []string
+	// Label is that of a medium which this machine reads a seed, a key or a rescue from, as
+	// "SEED_DATA"; empty for any other disk. It is never a target.
+	Label   string
 	Content Content
 }
 

@@ -53,6 +53,8 @@ func unfit(disk Disk, medium string) string {
 	switch {
 	case disk.Path == medium || slices.Contains(disk.Members, medium):
 		return "the medium itself"
+	case disk.Label != "":
+		return "the medium " + disk.Label + ", which is read and not written"
 	case disk.Kind == Other || strings.HasPrefix(name, "sr"):
 		return "not a disk for a system"
 	case len(disk.IDs) == 0:

@@ -19,12 +19,13 @@ var (
 	remote = Disk{Path: "/dev/sdc", IDs: []string{"usb-AMI_Virtual_HDisk0"}, Size: 50 * gib, Kind: SCSI}
 	cd     = Disk{Path: "/dev/sr0", IDs: []string{"ata-DVD"}, Size: 4 * gib, Kind: Other}
 	twin   = Disk{Path: "/dev/sdd", IDs: []string{"ata-Other", "wwn-0x5000"}, Size: 4000 * gib, Kind: SCSI}
+	told   = Disk{Path: "/dev/sde", IDs: []string{"usb-Seed"}, Size: 64 << 20, Sector: 512, Kind: SCSI, Label: "SEED_DATA"}
 	paths  = Disk{Path: "/dev/mapper/mpatha", IDs: []string{"dm-name-mpatha"}, Size: 50 * gib, Kind: SCSI, Members: []string{"/dev/sda", "/dev/sdf"}}
 )
 
 // A person whose disk is not offered must be told why.
 func TestCandidates_EveryKindOfDisk_OrderAndReasons(t *testing.T) {
-	got, ignored := Candidates([]Disk{small, cd, stick, remote, noName, twin, big, fast, paths}, "/dev/sda")
+	got, ignored := Candidates([]Disk{small, cd, stick, remote, noName, twin, big, fast, paths, told}, "/dev/sda")
 	if diff := cmp.Diff([]Disk{fast, big, small}, got); diff != "" {
 		t.Error(diff)
 	}
@@ -33,6 +34,7 @@ func TestCandidates_EveryKindOfDisk_OrderAndReasons(t *testing.T) {
 		"/dev/sda: the medium itself",
 		"/dev/sdc: virtual media of a management controller",
 		"/dev/sdd: the same disk as /dev/sdb",
+		"/dev/sde: the medium SEED_DATA, which is read and not written",
 		"/dev/vdb: no name in /dev/disk/by-id (in a virtual machine, give the disk a serial number)",
 		"/dev/sr0: not a disk for a system",
 	}

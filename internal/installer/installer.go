@@ -9,6 +9,7 @@ package installer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -24,10 +25,13 @@ import (
 	"github.com/holdfast-os/holdfast/internal/install"
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/netboot"
+	"github.com/holdfast-os/holdfast/internal/rescue"
 	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/internal/seedsource"
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/internal/system/seedmedia"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
 )
 
@@ -212,10 +216,41 @@ func Gather(ctx context.Context, o Options) (install.Machine, error) {
 	if err != nil {
 		return install.Machine{}, err
 	}
+	labels, err := o.labels()
+	if err != nil {
+		return install.Machine{}, err
+	}
 	for _, disk := range disks {
-		machine.Disks = append(machine.Disks, o.describe(ctx, disk, machine.Medium.Path))
+		described := o.describe(ctx, disk, machine.Medium.Path)
+		described.Label = labelOf(disk, labels)
+		machine.Disks = append(machine.Disks, described)
 	}
 	return machine, nil
+}
+
+// labels are the media that this machine reads a seed, a key or a rescue from, by device.
+func (o Options) labels() (map[string]string, error) {
+	media := seedmedia.Host{Dev: filepath.Join(o.Root, "dev")}
+	labels := map[string]string{}
+	for _, label := range append(seedsource.Labels(), rescue.Label) {
+		device, err := media.Device(label)
+		if err != nil {
+			return nil, err
+		}
+		if device != "" {
+			labels[filepath.Base(device)] = label
+		}
+	}
+	return labels, nil
+}
+
+// labelOf is the label of a disk, or of one of its partitions.
+func labelOf(disk block.Disk, labels map[string]string) string {
+	found := labels[disk.Name]
+	for _, p := range disk.Partitions {
+		found = cmp.Or(found, labels[filepath.Base(p.Path)])
+	}
+	return found
 }
 
 // tpmVersion reads the kernel's word on the TPM. One that this machine emulates, and the

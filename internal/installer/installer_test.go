@@ -141,6 +141,34 @@ func TestKind_WhatTheKernelSays_DecidesTheOrder(t *testing.T) {
 	}
 }
 
+// The stick with the seed is plugged in beside the one disk of a machine: it is no second choice.
+func TestLabels_MediaThatAreRead_AreKnownByDiskAndPartition(t *testing.T) {
+	root := t.TempDir()
+	for link, device := range map[string]string{
+		"by-label/SEED_DATA": "sdb", "by-partlabel/RESCUE_DATA": "sdc1", "by-label/cidata": "vdb", "by-partlabel/seed-data": "vda2",
+	} {
+		path := filepath.Join(root, "dev/disk", link)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(filepath.Join(root, "dev", device), nil, 0o600),
+			os.Symlink("../../"+device, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	labels, err := Options{Root: root}.labels()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, disk := range map[string]block.Disk{
+		"SEED_DATA":   {Name: "sdb"},
+		"RESCUE_DATA": {Name: "sdc", Partitions: []block.Partition{{Path: "/dev/sdc2"}, {Path: "/dev/sdc1"}}},
+		"cidata":      {Name: "vdb"},
+		"":            {Name: "vda", Partitions: []block.Partition{{Path: "/dev/vda1"}, {Path: "/dev/vda2"}}},
+	} {
+		if got := labelOf(disk, labels); got != want {
+			t.Errorf("%s: got %q, want %q", disk.Name, got, want)
+		}
+	}
+}
+
 // A TPM that is a program on this machine proves nothing.
 func TestTPMVersion_RealAndEmulated_OnlyTheRealIsPresent(t *testing.T) {
 	type answer struct {

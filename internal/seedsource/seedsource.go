@@ -45,6 +45,15 @@ const (
 	KeyString = "holdfast.seed-key="
 )
 
+// Labels are those of all media that a seed or a key is looked for on.
+func Labels() []string {
+	labels := []string{LabelSeed, LabelKey}
+	for _, source := range cloudinit.Sources() {
+		labels = append(labels, source.Labels...)
+	}
+	return labels
+}
+
 // Media reads from media that are plugged in.
 type Media interface {
 	// Read gives the regular files of the folder dir, on the medium with the label, whose

@@ -111,7 +111,7 @@ func (h Host) usbReady() (bool, error) {
 // files; a file of more than limit bytes is an error, and so are more than 64 files.
 func (h Host) Read(ctx context.Context, label, dir string, limit int64, wanted func(name string) bool) (files map[string][]byte, there bool, err error) {
 	h = h.withDefaults()
-	device, err := h.find(label)
+	device, err := h.Device(label)
 	if err != nil || device == "" {
 		return nil, false, err
 	}
@@ -137,8 +137,9 @@ func (h Host) Read(ctx context.Context, label, dir string, limit int64, wanted f
 	return files, true, err
 }
 
-// find gives the device with a label, or nothing.
-func (h Host) find(label string) (string, error) {
+// Device gives the device node of the medium with a label; "" when there is none.
+func (h Host) Device(label string) (string, error) {
+	h = h.withDefaults()
 	for _, by := range []string{"by-partlabel", "by-label"} {
 		link := filepath.Join(h.Dev, "disk", by, label)
 		device, err := filepath.EvalSymlinks(link)
