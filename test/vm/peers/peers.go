@@ -170,6 +170,12 @@ func gone(name string) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
+// exists counts what cannot be looked at as there.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}
+
 // sweep removes the namespaces and devices of processes that are gone; their programs
 // died with them.
 func sweep(ctx context.Context) error {
@@ -179,11 +185,13 @@ func sweep(ctx context.Context) error {
 			return fmt.Errorf("looking for what was left behind: %w", err)
 		}
 		for _, entry := range entries {
-			// The other end of a pair may have taken it along.
-			if _, err := os.Lstat(filepath.Join(folder, entry.Name())); err != nil || !gone(entry.Name()) {
+			if !gone(entry.Name()) {
 				continue
 			}
-			if _, err := do(ctx, "ip", append(remove, entry.Name())...); err != nil {
+			// The other end of a pair may have taken it along, also a moment later: the
+			// kernel empties a deleted namespace after it has answered.
+			path := filepath.Join(folder, entry.Name())
+			if _, err := do(ctx, "ip", append(remove, entry.Name())...); err != nil && exists(path) {
 				return fmt.Errorf("removing what was left behind: %w", err)
 			}
 		}

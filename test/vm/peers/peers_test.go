@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
 )
@@ -239,5 +243,27 @@ func tryProxy(t *testing.T, s *Side, server, client *Namespace) {
 		if !strings.Contains("\n"+text, "\n"+line+"\n") {
 			t.Errorf("the proxy's log has no %q:\n%s", line, text)
 		}
+	}
+}
+
+// Devices go while they are being removed: with the other end of their pair, with their
+// namespace, by another process that sweeps.
+func TestSweep_ManyAtOnce_AgreeThatItIsGone(t *testing.T) {
+	side(t)
+	dead := exec.CommandContext(t.Context(), "true")
+	need(t, dead.Run())
+	left := "hf" + strconv.Itoa(dead.Process.Pid)
+	for i := range 20 {
+		number := strconv.Itoa(i)
+		_, err := do(t.Context(), "ip", "link", "add", left+"a"+number, "type", "veth", "peer", "name", left+"b"+number)
+		need(t, err)
+	}
+	var group errgroup.Group
+	for range 4 {
+		group.Go(func() error { return sweep(t.Context()) })
+	}
+	need(t, group.Wait())
+	if rest := must(filepath.Glob("/sys/class/net/" + left + "*"))(t); len(rest) > 0 {
+		t.Error("left behind:", rest)
 	}
 }
