@@ -54,15 +54,16 @@ docs: ## write the reference out of types, routes and commands
 test: check fuzz-sample test-host test-vm ## everything
 
 test-host: build ## adapters against the real programs on this kernel
-	go test -count=1 ./test/host/...
+	test/install test/host/packages
+	HOLDFAST_TEST_COMPLETE=1 go test -count=1 ./test/host/...
 
 test-vm: build ## the real image in QEMU
-	test/vm/peers/install
+	test/install test/vm/peers/packages
 	go test -count=1 $$(go list ./test/vm/... | grep -v '/test/vm$$')
 	go test -count=1 -timeout 75m -v ./test/vm # alone, so that each line is seen when it comes
 
 test-long: build ## all tests of the image, with installations, the network on the wire and every bad release; hours
-	test/vm/peers/install
+	test/install test/vm/peers/packages
 	go test -count=1 -timeout 8h -v ./test/vm -long
 
 campaign-powercut: build ## an update with the power cut at POINTS (default 40) of its writes, in QEMU; hours

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -27,9 +26,7 @@ import (
 // one leaves the other.
 func TestBindings_TwoInOneHeader_AreFoundAndRemovedOneByOne(t *testing.T) {
 	tree := needTree(t, "swtpm", "systemd-cryptenroll", "cryptsetup")
-	if _, err := exec.LookPath("unshare"); err != nil {
-		t.Skip("missing program: unshare")
-	}
+	needPrograms(t, "unshare")
 	dir := t.TempDir()
 	signer := keyFiles(t, dir, "A", 1)
 	state, volume, unlock := filepath.Join(dir, "tpm"), filepath.Join(dir, "volume"), filepath.Join(dir, "unlock")

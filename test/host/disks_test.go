@@ -42,7 +42,7 @@ type strangeDisk struct {
 func (d strangeDisk) attached(t *testing.T) string {
 	t.Helper()
 	needLoop(t)
-	needInstallTools(t, "losetup", "lsblk", "wipefs", "sfdisk")
+	needPrograms(t, "losetup", "lsblk", "wipefs", "sfdisk")
 	image := newImage(t, layout.MinimumDisk)
 	if d.make != nil {
 		d.make(t, image)
@@ -139,7 +139,7 @@ func bytesAt(offset int64, data string) func(*testing.T, string) {
 func tool(name string, args ...string) func(*testing.T, string) {
 	return func(t *testing.T, image string) {
 		t.Helper()
-		needInstallTools(t, name)
+		needPrograms(t, name)
 		if out, err := exec.Command(name, append(args, image)...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", name, err, out)
 		}

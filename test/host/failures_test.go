@@ -45,7 +45,7 @@ func newBrokenBuild(t *testing.T) *brokenBuild {
 	if os.Getuid() != 0 {
 		t.Skip("missing: root")
 	}
-	needInstallTools(t, "mmdebstrap", "gpg", "apt-get", "flock", "unshare", "mount", "go")
+	needPrograms(t, "mmdebstrap", "gpg", "apt-get", "flock", "unshare", "mount", "go")
 	b := &brokenBuild{t: t, root: t.TempDir(), cache: t.TempDir()}
 	b.holdfast = filepath.Join(t.TempDir(), "holdfast")
 	build := exec.Command("go", "build", "-o", b.holdfast, "github.com/holdfast-os/holdfast/cmd/holdfast")

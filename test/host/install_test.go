@@ -29,15 +29,6 @@ import (
 
 const installVersion = "202611220104"
 
-func needInstallTools(t *testing.T, names ...string) {
-	t.Helper()
-	for _, name := range names {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("missing program: %s", name)
-		}
-	}
-}
-
 func fixedGUIDs() func() string {
 	n := 0
 	return func() string { n++; return fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", n) }
@@ -177,7 +168,7 @@ func blocks(t *testing.T, path string) map[int64]string {
 
 // The disk after an installation, as the real programs leave it.
 func TestInstall_RealPrograms_TargetHasTableContentAndBootEntry(t *testing.T) {
-	needInstallTools(t, "sfdisk", "wipefs")
+	needPrograms(t, "sfdisk", "wipefs")
 	medium, target, o := newMedium(t), newImage(t, layout.MinimumDisk), installOptions(t)
 	if err := installOnce(t, o, medium, target, ""); err != nil {
 		t.Fatal(err)
@@ -218,7 +209,7 @@ func TestInstall_RealPrograms_TargetHasTableContentAndBootEntry(t *testing.T) {
 // The plug was pulled, the medium starts again: nobody has to set force_install, and
 // the disk ends as if nothing had happened.
 func TestInstall_CutWithRealPrograms_SecondRunEndsTheSame(t *testing.T) {
-	needInstallTools(t, "sfdisk", "wipefs")
+	needPrograms(t, "sfdisk", "wipefs")
 	medium, whole := newMedium(t), newImage(t, layout.MinimumDisk)
 	if err := installOnce(t, installOptions(t), medium, whole, ""); err != nil {
 		t.Fatal(err)
@@ -249,7 +240,7 @@ func TestInstall_CutWithRealPrograms_SecondRunEndsTheSame(t *testing.T) {
 
 // A file is no disk: the kernel's own zeroing, flushing and rereading need a device.
 func TestInstall_LoopDevice_EndsWithTheTableReadBack(t *testing.T) {
-	needInstallTools(t, "sfdisk", "wipefs", "losetup")
+	needPrograms(t, "sfdisk", "wipefs", "losetup")
 	if os.Geteuid() != 0 {
 		t.Skip("missing right: root, to set up a loop device")
 	}
@@ -357,7 +348,7 @@ func realMedium(t *testing.T, sector string, kernel, program []byte) (medium, ro
 // The whole point of copying less: the installed disk has the same files, its /usr has
 // the same root hash, and nothing else of the medium or of the old disk is on it.
 func TestInstall_RealFileSystems_TargetHoldsFilesAndZeros(t *testing.T) {
-	needInstallTools(t, "sfdisk", "wipefs", "dd")
+	needPrograms(t, "sfdisk", "wipefs", "dd")
 	kernel, program := bytes.Repeat([]byte("kernel. "), 3<<16), bytes.Repeat([]byte{0x90, 0x17, 3}, 1<<20)
 	for _, sector := range []string{"512", "4096"} {
 		t.Run("sectors of "+sector, func(t *testing.T) {

@@ -25,11 +25,7 @@ import (
 // and the proxy's service. It gives the krb5.conf and the keytab of the service.
 func newRealm(t *testing.T) (conf string, keys *keytab.Keytab) {
 	t.Helper()
-	for _, name := range []string{"kdb5_util", "kadmin.local", "krb5kdc"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("missing program: %s", name)
-		}
-	}
+	needPrograms(t, "kdb5_util", "kadmin.local", "krb5kdc")
 	dir := t.TempDir()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -84,9 +84,9 @@ func TestKernel_ZramSwap_IsMadeChangedAndRemoved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root, to use swap")
 	}
-	needInstallTools(t, "mkswap", "swapon", "swapoff")
+	needPrograms(t, "mkswap", "swapon", "swapoff")
 	if _, err := os.Stat("/sys/block/zram0"); err != nil {
-		needInstallTools(t, "modprobe")
+		needPrograms(t, "modprobe")
 		if err := exec.CommandContext(t.Context(), "modprobe", "zram").Run(); err != nil {
 			t.Skip("missing kernel module: zram")
 		}

@@ -88,7 +88,7 @@ func places(t *testing.T, disk string) []place {
 // definitions. On a new node both must mean the same bytes, or the first update would
 // write over somebody's data.
 func TestRepart_FirstBoot_PutsEachPartitionWhereTheTableSays(t *testing.T) {
-	needInstallTools(t, "sfdisk")
+	needPrograms(t, "sfdisk")
 	want := []place{
 		{1, "esp", 1048576, 2147483648},
 		{2, "seed-data", 2148532224, 104857600},
@@ -120,7 +120,7 @@ func TestRepart_FirstBoot_PutsEachPartitionWhereTheTableSays(t *testing.T) {
 // An interrupted first boot is cleared away by sfdisk, and the next one ends with the
 // same table.
 func TestRepart_AfterAClearedFirstBoot_PutsTheSameAgain(t *testing.T) {
-	needInstallTools(t, "sfdisk")
+	needPrograms(t, "sfdisk")
 	disk := newTable(t, layout.UsrB)
 	if err := repart(t, disk); err != nil {
 		t.Fatal(err)

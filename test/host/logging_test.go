@@ -59,7 +59,7 @@ func forward(t *testing.T, syslog api.LoggingSyslog) {
 	tree := needTree(t, "rsyslogd")
 	modules := tree.File("usr/lib/x86_64-linux-gnu/rsyslog")
 	if _, err := os.Stat(modules + "/lmnsd_ossl.so"); err != nil {
-		t.Skip("missing package in the tools tree: rsyslog-openssl")
+		missing(t, "package in the tools tree: rsyslog-openssl")
 	}
 	c := api.LoggingConfig{Syslog: syslog}
 	if problems := logging.Check(&c); len(problems) > 0 {

@@ -96,7 +96,7 @@ func newISO(t *testing.T) string {
 // A CD has no partitions for the kernel. As a loop device with its sectors it has them, and
 // that is what early boot starts /usr from.
 func TestAttach_CDOfAnImage_HasThePartitionsOfTheMedium(t *testing.T) {
-	needInstallTools(t, "sfdisk")
+	needPrograms(t, "sfdisk")
 	path := attachLoop(t, newISO(t), loop.Options{BlockSize: 2048, Partitions: true})
 	device, err := os.Open(path)
 	if err != nil {

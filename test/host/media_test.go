@@ -32,7 +32,7 @@ func smallImage(t *testing.T) string { return imageWith(t, "") }
 // imageWith is smallImage with a UKI.
 func imageWith(t *testing.T, uki string) string {
 	t.Helper()
-	needInstallTools(t, "sfdisk")
+	needPrograms(t, "sfdisk")
 	tree := needTree(t, "mkfs.vfat", "mcopy")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "image.img")
@@ -170,7 +170,7 @@ func TestConvert_EveryFormat_IsReadByQemuImg(t *testing.T) {
 
 // The machine's disk has the size that its description says, and the sums are right.
 func TestConvert_OVA_HasTheSumsThatOthersCompute(t *testing.T) {
-	needInstallTools(t, "tar", "sha256sum")
+	needPrograms(t, "tar", "sha256sum")
 	tree := needTree(t, "qemu-img")
 	dir := t.TempDir()
 	must(t, "image", "convert", smallImage(t), filepath.Join(dir, "node.ova"), "--disk-size", "30GiB")
@@ -226,7 +226,7 @@ func TestVerify_ESPOfOtherTools_ListsItsFiles(t *testing.T) {
 
 // An image that was handed on is held against the metadata that nodes trust, too.
 func TestVerify_TrustedTree_IsBelievedByItsRootAlone(t *testing.T) {
-	needInstallTools(t, "openssl")
+	needPrograms(t, "openssl")
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	name := "Holdfast_" + installVersion
@@ -262,7 +262,7 @@ func TestVerify_TrustedTree_IsBelievedByItsRootAlone(t *testing.T) {
 func TestInspect_BuiltImage_HasNoProblem(t *testing.T) {
 	version, err := os.ReadFile("../../.build/out/version")
 	if err != nil {
-		t.Skip("missing: an image in .build/out")
+		missing(t, "image in .build/out: run `make build`")
 	}
 	release := strings.TrimSpace(string(version))
 	out, code := holdfast(t, "image", "inspect", "../../.build/out/Holdfast_"+release+".raw", "--json")
@@ -299,7 +299,7 @@ func loopDevice(t *testing.T, size int64) string {
 // attach makes a file a disk.
 func attach(t *testing.T, file string, options ...string) string {
 	t.Helper()
-	needInstallTools(t, "losetup", "lsblk")
+	needPrograms(t, "losetup", "lsblk")
 	if os.Geteuid() != 0 {
 		t.Skip("missing right: root, to set up a loop device")
 	}

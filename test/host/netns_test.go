@@ -36,11 +36,7 @@ func inNetwork(t *testing.T, programs ...string) bool {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root")
 	}
-	for _, name := range append([]string{"unshare", "ip"}, programs...) {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("missing program: %s", name)
-		}
-	}
+	needPrograms(t, append(programs, "unshare", "ip")...)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +155,7 @@ func newNetworkd(t *testing.T) *realNetworkd {
 	t.Helper()
 	tree := needTree(t, "networkctl", "dbus-daemon")
 	if _, err := os.Stat(tree.File("usr/lib/systemd/systemd-networkd")); err != nil {
-		t.Skip("missing program in the tools tree: systemd-networkd")
+		missing(t, "program in the tools tree: systemd-networkd")
 	}
 	n := &realNetworkd{t: t, root: shortDir(t)} // a socket has a short name
 	in := func(name string) string { return filepath.Join(n.root, name) }

@@ -364,10 +364,7 @@ func statusOf(t *testing.T, client *http.Client, address string) int {
 
 // A proxy as companies have it takes the password that the owner configured.
 func TestProxy_RealProxyWithPassword_LetsThrough(t *testing.T) {
-	program, err := exec.LookPath("tinyproxy")
-	if err != nil {
-		t.Skip("missing program: tinyproxy")
-	}
+	needPrograms(t, "tinyproxy")
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -378,7 +375,7 @@ func TestProxy_RealProxyWithPassword_LetsThrough(t *testing.T) {
 	}
 	conf := filepath.Join(t.TempDir(), "tinyproxy.conf")
 	writeFile(t, conf, fmt.Sprintf("Port %d\nListen 127.0.0.1\nTimeout 30\nMaxClients 20\nBasicAuth node hunter2\n", address.Port))
-	upstream := exec.Command(program, "-d", "-c", conf)
+	upstream := exec.Command("tinyproxy", "-d", "-c", conf)
 	if err := upstream.Start(); err != nil {
 		t.Fatal(err)
 	}

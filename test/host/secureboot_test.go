@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -90,7 +89,7 @@ func TestPE_SignedBySbsign_HasItsHashAndSigner(t *testing.T) {
 	signer := keyFiles(t, dir, "signer", 1)
 	loader := tree.File("usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 	if _, err := os.Stat(loader); err != nil {
-		t.Skipf("missing in the tools tree: %v", err)
+		missing(t, "in the tools tree: %v", err)
 	}
 	unsigned, err := pe.ReadFile(loader)
 	if err != nil {
@@ -304,9 +303,7 @@ func pcrKey(t *testing.T, dir, name string) string {
 // a real TPM emulator, real headers and the real program, for every rule of Opens.
 func TestOpens_SeveralBindingsInAHeader_IsWhatSystemdDoes(t *testing.T) {
 	tree := needTree(t, "swtpm", "systemd-cryptenroll", "cryptsetup")
-	if _, err := exec.LookPath("unshare"); err != nil {
-		t.Skip("missing program: unshare")
-	}
+	needPrograms(t, "unshare")
 	dir := t.TempDir()
 	signers := map[string]secureboot.Signer{"A": keyFiles(t, dir, "A", 1), "B": keyFiles(t, dir, "B", 2)}
 	state := filepath.Join(dir, "tpm")

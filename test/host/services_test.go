@@ -5,7 +5,6 @@ package host
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,16 +19,12 @@ import (
 // records. A login itself needs iscsid and the kernel's iSCSI, and is not tested here.
 func privateISCSI(t *testing.T) run.Runner {
 	t.Helper()
-	for _, program := range []string{"iscsiadm", "unshare", "mount"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skip("missing program: " + program)
-		}
-	}
+	needPrograms(t, "iscsiadm", "unshare", "mount")
 	if os.Getuid() != 0 {
 		t.Skip("missing: root")
 	}
 	if _, err := os.Stat("/etc/iscsi"); err != nil {
-		t.Skip("missing: /etc/iscsi of open-iscsi")
+		missing(t, "/etc/iscsi, of open-iscsi")
 	}
 	folder := t.TempDir()
 	writeFile(t, filepath.Join(folder, "iscsid.conf"), "node.startup = automatic\niscsid.startup = /bin/false\n")

@@ -30,7 +30,7 @@ func kernelImage(t *testing.T, tree tooltree.Tree) (path, register string) {
 	dir := t.TempDir()
 	stub := tree.File("usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 	if _, err := os.Stat(stub); err != nil {
-		t.Skipf("missing in the tools tree: %v", err)
+		missing(t, "in the tools tree: %v", err)
 	}
 	path = filepath.Join(dir, "uki.efi")
 	args := []string{"--output-target=pei-x86-64"}
@@ -43,7 +43,7 @@ func kernelImage(t *testing.T, tree tooltree.Tree) (path, register string) {
 		measure = append(measure, "--"+section+"="+file)
 		at += 0x100000
 	}
-	needInstallTools(t, "objcopy")
+	needPrograms(t, "objcopy")
 	sbat, err := os.ReadFile(stub)
 	if err != nil {
 		t.Fatal(err)
@@ -51,12 +51,12 @@ func kernelImage(t *testing.T, tree tooltree.Tree) (path, register string) {
 	if strings.Contains(string(sbat), ".sbat") {
 		file := filepath.Join(dir, "sbat")
 		if _, err := runTool(t, run.Command{Name: "objcopy", Args: []string{"--dump-section", ".sbat=" + file, stub, filepath.Join(dir, "dumped")}}); err != nil {
-			t.Skipf("objcopy: %v", err)
+			t.Fatal(err)
 		}
 		measure = append(measure, "--sbat="+file)
 	}
 	if _, err := runTool(t, run.Command{Name: "objcopy", Args: append(args, stub, path)}); err != nil {
-		t.Skipf("objcopy: %v", err)
+		t.Fatal(err)
 	}
 	out, err := runTool(t, tree.Command(systemdMeasure, measure...))
 	if err != nil {

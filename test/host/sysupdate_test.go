@@ -145,23 +145,11 @@ func command(t testing.TB, name string, args ...string) string {
 // the kernel says of /usr is a folder with a mapping "usr" on the fifth partition.
 func newNode(t testing.TB) node {
 	t.Helper()
-	for _, name := range []string{"sfdisk", "losetup"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("missing program: %s", name)
-		}
-	}
+	needPrograms(t, "sfdisk", "losetup")
 	if os.Geteuid() != 0 {
 		t.Skip("missing right: root, to set up a loop device")
 	}
-	tree, err := tooltree.Default()
-	if err != nil {
-		t.Skipf("missing: %v", err)
-	}
-	for _, name := range []string{"systemd-sysupdate", "systemd-pull"} {
-		if !tree.Has("../lib/systemd/" + name) {
-			t.Skipf("missing program in the tools tree: %s", name)
-		}
-	}
+	tree := needTree(t, "../lib/systemd/systemd-sysupdate", "../lib/systemd/systemd-pull")
 	root := shortDir(t)
 	image := filepath.Join(root, "disk.img")
 	writeTable(t, image)

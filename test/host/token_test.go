@@ -50,7 +50,7 @@ func newToken(t *testing.T) token {
 	tree := needTree(t, "openssl", "softhsm2-util", "pkcs11-tool", "sbverify", "systemd-repart")
 	for _, name := range []string{softHSM, "/usr/lib/x86_64-linux-gnu/ossl-modules/pkcs11.so", "/usr/lib/systemd/systemd-sbsign"} {
 		if _, err := os.Stat(tree.File(name)); err != nil {
-			t.Skipf("missing in the tools tree: %s", name)
+			missing(t, "in the tools tree: %s", name)
 		}
 	}
 	cache, err := tooltree.CacheDir()
@@ -213,7 +213,7 @@ func TestToken_SignsAKernelModule_WithATrailerThatTheKernelReads(t *testing.T) {
 	to := newToken(t)
 	found, err := filepath.Glob(filepath.Join(os.Getenv("HOLDFAST_CACHE"), "zfs", "*", "sign-file"))
 	if err != nil || len(found) == 0 {
-		t.Skipf("missing: zfs/*/sign-file in %s: run `make build`", os.Getenv("HOLDFAST_CACHE"))
+		missing(t, "zfs/*/sign-file in %s: run `make build`", os.Getenv("HOLDFAST_CACHE"))
 	}
 	module := bytes.Repeat([]byte("module\n"), 1000)
 	writeFile(t, filepath.Join(to.dir, "a.ko"), string(module))

@@ -3,14 +3,16 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
@@ -64,13 +66,34 @@ func bootTPM(t *testing.T, tree tooltree.Tree, dir string) (device string, off f
 	off = func() {
 		if running {
 			running = false
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			if err := killed(pid); err != nil {
 				t.Errorf("switching off the TPM: %v", err)
 			}
 		}
 	}
 	t.Cleanup(off)
 	return fmt.Sprintf("swtpm:host=127.0.0.1,port=%d", port), off
+}
+
+// killed ends a process that is nobody's child and waits until it holds nothing any more.
+func killed(pid int) (err error) {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(process)) }()
+	if err := unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0); err != nil {
+		return err
+	}
+	for {
+		ended, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 10_000)
+		switch {
+		case err == nil && ended == 0:
+			return fmt.Errorf("process %d is still there 10 s after it was killed", pid)
+		case !errors.Is(err, unix.EINTR):
+			return err
+		}
+	}
 }
 
 // opens tells whether the TPM opens the volume, by adding a recovery key with its help.
