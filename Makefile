@@ -44,7 +44,8 @@ check: ## formatting, vet, staticcheck, import directions, tests of tier 0 with 
 	go tool staticcheck ./...
 	go run ./tools/layercheck
 	go run ./tools/apidoc -check
-	@command -v gcc >/dev/null || { apt-get update -qq; apt-get install -y -qq --no-install-recommends gcc libc6-dev; } # for the race detector
+	test/install test/packages
+	export HOLDFAST_TEST_COMPLETE=programs
 	CGO_ENABLED=1 go test -race -short $$(go list ./... | grep -Ev '$(PROCESSES)|/test/host$$')
 	go test -short $$(go list ./... | grep -E '$(PROCESSES)')
 
@@ -53,17 +54,20 @@ docs: ## write the reference out of types, routes and commands
 
 test: check fuzz-sample test-host test-vm ## everything
 
-test-host: build ## adapters against the real programs on this kernel
+test-host: build ## adapters against the real programs on this kernel, and what needs the tools tree
 	test/install test/host/packages
-	HOLDFAST_TEST_COMPLETE=1 go test -count=1 ./test/host/...
+	export HOLDFAST_TEST_COMPLETE=all
+	go test -count=1 ./test/host/... $$(git grep -l 'needs\.Tree' -- internal | xargs -n 1 dirname | sort -u | sed 's,^,./,')
 
 test-vm: build ## the real image in QEMU
 	test/install test/vm/peers/packages
+	export HOLDFAST_TEST_COMPLETE=all
 	go test -count=1 $$(go list ./test/vm/... | grep -v '/test/vm$$')
 	go test -count=1 -timeout 75m -v ./test/vm # alone, so that each line is seen when it comes
 
 test-long: build ## all tests of the image, with installations, the network on the wire and every bad release; hours
 	test/install test/vm/peers/packages
+	export HOLDFAST_TEST_COMPLETE=all
 	go test -count=1 -timeout 8h -v ./test/vm -long
 
 campaign-powercut: build ## an update with the power cut at POINTS (default 40) of its writes, in QEMU; hours

@@ -17,13 +17,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // serverPair writes a certificate for 127.0.0.1 and its key.
@@ -56,9 +56,7 @@ func serverPair(t *testing.T, dir string) (cert, key string, roots *x509.CertPoo
 // Units that were written for the customizer of IncusOS set the environment; stopped, the
 // service ends well.
 func TestImageServe_AddressAndTLSFromTheEnvironment_ServesUntilStopped(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("missing program: openssl")
-	}
+	needs.Programs(t, "openssl")
 	dir := t.TempDir()
 	cert, key, roots := serverPair(t, dir)
 	if err := os.WriteFile(filepath.Join(dir, "index.json"), []byte(`{"format": "1.0", "updates": []}`), 0o600); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/qemuimg"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // imageTable is that of an install image whose partitions are empty.
@@ -33,10 +34,7 @@ start=4403232, size=2048, type=8484680C-9521-48C6-9C11-B0720656F69E, name="Holdf
 // the working one.
 func emptyImage(t *testing.T) (tooltree.Tree, string) {
 	t.Helper()
-	tree, err := tooltree.Default()
-	if err != nil || !tree.Has("sfdisk") || !tree.Has("qemu-img") {
-		t.Skip("missing programs: sfdisk and qemu-img of the tools tree")
-	}
+	tree := needs.Tree(t, "sfdisk", "qemu-img")
 	dir := t.TempDir()
 	t.Chdir(dir)
 	f, err := os.Create("Holdfast.img")

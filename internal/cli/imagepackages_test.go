@@ -14,6 +14,7 @@ import (
 
 	api "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/packages"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 func writeInput(t *testing.T, name, text string) {
@@ -79,11 +80,7 @@ func readList(t *testing.T, name string) api.PackageList {
 // The lists of a release are as good as what is read out of the .deb files of its build: the
 // CVEs reach every package of a source, and the second build does not unpack them again.
 func TestImagePackages_BaseAndApplication_ListsBothWithTheirCVEs(t *testing.T) {
-	for _, tool := range []string{"dpkg-deb", "tar", "xz"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip(tool + " is not installed")
-		}
-	}
+	needs.Programs(t, "dpkg-deb", "tar", "xz")
 	env, _, stderr := testEnv(t, "")
 	from, debs, out, cache := filepath.Join(env.Dir, "from"), filepath.Join(env.Dir, "debs"), filepath.Join(env.Dir, "out"), filepath.Join(env.Dir, "cache")
 	writeInput(t, filepath.Join(from, "base/var/lib/dpkg/status"), "Package: libssl3\nStatus: install ok installed\nArchitecture: amd64\nSource: openssl\nVersion: 1:3.5-2\n\n"+

@@ -21,6 +21,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/customizer"
 	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // The request of Operations Center's guide, which people run with curl.
@@ -317,10 +318,7 @@ func TestUpdates_AreTheUnpackedFilesThatWereAskedFor(t *testing.T) {
 
 // A node without a network reads its applications from the second medium.
 func TestImages_Offline_ComeWithAMediumThatOthersRead(t *testing.T) {
-	reader, err := exec.LookPath("bsdtar")
-	if err != nil {
-		t.Skip("missing program: bsdtar (Debian: libarchive-tools)")
-	}
+	needs.Programs(t, "bsdtar")
 	w := start(t)
 	made := metadata[map[string]string](t, w.do("POST", "/1.0/images", `{"architecture":"x86_64","type":"raw","offline":true,`+
 		`"seeds":{"applications":{"applications":[{"name":"incus"}]}}}`))
@@ -330,7 +328,7 @@ func TestImages_Offline_ComeWithAMediumThatOthersRead(t *testing.T) {
 	if err := os.WriteFile(file, medium.body, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := exec.CommandContext(t.Context(), reader, "-xf", file, "-C", out).CombinedOutput(); err != nil {
+	if text, err := exec.CommandContext(t.Context(), "bsdtar", "-xf", file, "-C", out).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
 	for _, name := range []string{"update.json", "update.sjson", "x86_64/incus.raw.gz"} {

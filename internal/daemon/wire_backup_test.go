@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/backup"
 	"github.com/holdfast-os/holdfast/internal/bootinfo"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // starting is Store and Units of a node with Incus, which does not start with data "bad".
@@ -118,9 +119,7 @@ short line
 // A reset that is asked for twice finds partitions that are gone already: that is no error,
 // and the others stay.
 func TestRemovePartitions_CalledTwice_LeavesTheOthers(t *testing.T) {
-	if _, err := exec.LookPath("sfdisk"); err != nil {
-		t.Skip("sfdisk: missing")
-	}
+	needs.Programs(t, "sfdisk")
 	disk := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(disk, nil, 0o600); err != nil {
 		t.Fatal(err)

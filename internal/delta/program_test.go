@@ -6,21 +6,19 @@ import (
 	"crypto/sha256"
 	"io"
 	"math/rand/v2"
-	"os/exec"
 	"testing"
 
 	"github.com/holdfast-os/holdfast/internal/delta"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/zstd"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // The way that a release takes: patches are made by the zstd program and applied by the
 // Go package. An image in which every file has moved, and some bytes in each page of half of it
 // have changed, costs a small part of itself.
 func TestApply_PatchOfTheProgram_GivesTheNewFile(t *testing.T) {
-	if _, err := exec.LookPath("zstd"); err != nil {
-		t.Skip("zstd is missing")
-	}
+	needs.Programs(t, "zstd")
 	old := make([]byte, 10<<20)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(old) // cannot fail
 	result := append(bytes.Clone(old[4<<20+77:]), old[:4<<20+77]...)

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,6 +24,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/sysupdate"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 const (
@@ -114,9 +114,7 @@ func memory(t *testing.T) string {
 // nothing. Images are the files on the ESP.
 func newBench(t *testing.T, b string, images ...string) bench {
 	t.Helper()
-	if _, err := exec.LookPath("sfdisk"); err != nil {
-		t.Skip("sfdisk is missing (fdisk)")
-	}
+	needs.Programs(t, "sfdisk")
 	dir := memory(t)
 	disk, esp, root := filepath.Join(dir, "disk"), filepath.Join(dir, "esp"), filepath.Join(dir, "root")
 	a := fakeRelease(t, running)

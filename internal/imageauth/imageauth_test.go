@@ -36,6 +36,7 @@ import (
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/config"
 	"github.com/holdfast-os/holdfast/internal/imageauth"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 const (
@@ -240,10 +241,7 @@ func (s *server) serve(t *testing.T) *url.URL {
 
 // The image servers in use open proofs with openssl: it has to agree.
 func TestProof_OpenSSL_DecryptsIt(t *testing.T) {
-	program, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl: ", err)
-	}
+	needs.Programs(t, "openssl")
 	s, dir := newServer(t), t.TempDir()
 	proof, err := s.authenticator(t, newKey(t)).Proof()
 	if err != nil {
@@ -258,7 +256,7 @@ func TestProof_OpenSSL_DecryptsIt(t *testing.T) {
 	if err := os.WriteFile(keyFile, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command := exec.CommandContext(t.Context(), program, "smime", "-decrypt", "-binary", "-inform", "DER", "-inkey", keyFile)
+	command := exec.CommandContext(t.Context(), "openssl", "smime", "-decrypt", "-binary", "-inform", "DER", "-inkey", keyFile)
 	command.Stdin = bytes.NewReader(envelope)
 	got, err := command.Output()
 	if err != nil {
@@ -267,7 +265,7 @@ func TestProof_OpenSSL_DecryptsIt(t *testing.T) {
 	if diff := cmp.Diff(`{"machine_id":"0123456789abcdef0123456789abcdef","timestamp":1795309440}`, string(got)); diff != "" {
 		t.Error(diff)
 	}
-	command = exec.CommandContext(t.Context(), program, "asn1parse", "-inform", "DER")
+	command = exec.CommandContext(t.Context(), "openssl", "asn1parse", "-inform", "DER")
 	command.Stdin = bytes.NewReader(envelope)
 	parsed, err := command.Output()
 	if err != nil {

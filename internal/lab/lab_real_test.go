@@ -3,14 +3,13 @@ package lab
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
-	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // realLab opens a lab in a new folder with the programs of the tools tree.
@@ -24,10 +23,8 @@ func realLab(t *testing.T) *Lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	needs.Tree(t, "qemu-system-x86_64")
 	l, err := Open(root)
-	if errors.Is(err, tooltree.ErrMissing) {
-		t.Skip("qemu: ", err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/seed"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 var somePEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("not really DER")})
@@ -140,7 +141,7 @@ func TestMakeCD_Medium_HasOneTableForSectorsOf2048(t *testing.T) {
 	command := exec.Command("sfdisk", "--quiet", path)
 	command.Stdin = strings.NewReader(script)
 	if out, err := command.CombinedOutput(); errors.Is(err, exec.ErrNotFound) {
-		t.Skip("missing program: sfdisk")
+		needs.Missing(t, "program: sfdisk")
 	} else if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

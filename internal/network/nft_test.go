@@ -7,16 +7,14 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // What nft does not take leaves a node without a firewall. The rules of each world are
 // loaded into a network of their own, twice, as they are when a configuration changes.
 func TestNewPlan_Nftables_LoadsTwice(t *testing.T) {
-	for _, tool := range []string{"nft", "unshare"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is missing", tool)
-		}
-	}
+	needs.Programs(t, "nft", "unshare")
 	worlds, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(worlds) == 0 {
 		t.Fatalf("no worlds: %v", err)

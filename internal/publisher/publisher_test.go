@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/publisher"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/tuf"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // token stands in for openssl with a token: the key of a URI is a file beside.
@@ -34,9 +35,7 @@ func token(t *testing.T, keys map[string]string) run.Runner {
 
 func newKey(t *testing.T) string {
 	t.Helper()
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
-	}
+	needs.Programs(t, "openssl")
 	name := filepath.Join(t.TempDir(), "key.pem")
 	if out, err := exec.Command("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", name).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -14,14 +14,13 @@ import (
 	"github.com/holdfast-os/holdfast/internal/sign"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/tuf"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // newKey has openssl make a key.
 func newKey(t *testing.T, args ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
-	}
+	needs.Programs(t, "openssl")
 	name := filepath.Join(t.TempDir(), "key.pem")
 	if out, err := exec.Command("openssl", append([]string{"genpkey", "-out", name}, args...)...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

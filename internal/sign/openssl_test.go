@@ -10,13 +10,12 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/sign"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // The signature is made by openssl and checked by Go: both must mean the same bytes.
 func TestSignSMIME_WithOpenSSL_IsVerifiedByTheNode(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
-	}
+	needs.Programs(t, "openssl")
 	dir := t.TempDir()
 	key, certificate := filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")
 	command := exec.Command("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-subj", "/CN=update", "-days", "2")

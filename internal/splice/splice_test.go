@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-os/holdfast/internal/splice"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 const (
@@ -148,9 +149,7 @@ func TestImage_EverySeed_UnpacksToTheImageWithIt(t *testing.T) {
 
 // People unpack with gzip(1).
 func TestImage_GzipProgram_UnpacksTheSame(t *testing.T) {
-	if _, err := exec.LookPath("gzip"); err != nil {
-		t.Skip("missing program: gzip")
-	}
+	needs.Programs(t, "gzip")
 	seed := []byte("a seed")
 	m, want := prepared(t, 5*mib, seed)
 	packed, err := m.Packed(seed)

@@ -28,6 +28,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
 	"github.com/holdfast-os/holdfast/api/release"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // cutStore takes some writes and then none.
@@ -372,9 +373,7 @@ func (p program) Sign(ctx context.Context, message []byte) ([]byte, error) {
 
 // What openssl signs is what a node verifies; tokens are reached through it.
 func TestPublish_KeysBehindOpenSSL_NodeAccepts(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is missing")
-	}
+	needs.Programs(t, "openssl")
 	w := newWorld(t)
 	curve, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	w.must(err)

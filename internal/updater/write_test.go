@@ -18,7 +18,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -40,6 +39,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/sysupdate"
 	"github.com/holdfast-os/holdfast/internal/update"
 	"github.com/holdfast-os/holdfast/internal/updater"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 const (
@@ -130,9 +130,7 @@ type machine struct {
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	if _, err := exec.LookPath("zstd"); err != nil {
-		t.Skip("zstd is not installed")
-	}
+	needs.Programs(t, "zstd")
 	tree, keys := t.TempDir(), publisher.Keys{Dir: t.TempDir()}
 	if err := keys.Make(t.Context(), "stable"); err != nil {
 		t.Fatal(err)

@@ -19,14 +19,15 @@ import (
 	"github.com/holdfast-os/holdfast/internal/secureboot"
 	"github.com/holdfast-os/holdfast/internal/system/luks"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // Two bindings stand in one header while a key of Secure Boot changes. Each is found again
 // by what is worked out of its values alone, each opens the disk at its start, and removing
 // one leaves the other.
 func TestBindings_TwoInOneHeader_AreFoundAndRemovedOneByOne(t *testing.T) {
-	tree := needTree(t, "swtpm", "systemd-cryptenroll", "cryptsetup")
-	needPrograms(t, "unshare")
+	tree := needs.Tree(t, "swtpm", "systemd-cryptenroll", "cryptsetup")
+	needs.Programs(t, "unshare")
 	dir := t.TempDir()
 	signer := keyFiles(t, dir, "A", 1)
 	state, volume, unlock := filepath.Join(dir, "tpm"), filepath.Join(dir, "volume"), filepath.Join(dir, "unlock")

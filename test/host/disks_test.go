@@ -26,6 +26,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // strangeDisk is a loop device that the installer meets as a disk of a virtual machine.
@@ -42,7 +43,7 @@ type strangeDisk struct {
 func (d strangeDisk) attached(t *testing.T) string {
 	t.Helper()
 	needLoop(t)
-	needPrograms(t, "losetup", "lsblk", "wipefs", "sfdisk")
+	needs.Programs(t, "losetup", "lsblk", "wipefs", "sfdisk")
 	image := newImage(t, layout.MinimumDisk)
 	if d.make != nil {
 		d.make(t, image)
@@ -139,7 +140,7 @@ func bytesAt(offset int64, data string) func(*testing.T, string) {
 func tool(name string, args ...string) func(*testing.T, string) {
 	return func(t *testing.T, image string) {
 		t.Helper()
-		needPrograms(t, name)
+		needs.Programs(t, name)
 		if out, err := exec.Command(name, append(args, image)...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", name, err, out)
 		}

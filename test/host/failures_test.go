@@ -29,6 +29,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/lab"
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // brokenBuild is a repository with the real steps, a cache, and the real command
@@ -45,7 +46,7 @@ func newBrokenBuild(t *testing.T) *brokenBuild {
 	if os.Getuid() != 0 {
 		t.Skip("missing: root")
 	}
-	needPrograms(t, "mmdebstrap", "gpg", "apt-get", "flock", "unshare", "mount", "go")
+	needs.Programs(t, "mmdebstrap", "gpg", "apt-get", "flock", "unshare", "mount", "go")
 	b := &brokenBuild{t: t, root: t.TempDir(), cache: t.TempDir()}
 	b.holdfast = filepath.Join(t.TempDir(), "holdfast")
 	build := exec.Command("go", "build", "-o", b.holdfast, "github.com/holdfast-os/holdfast/cmd/holdfast")
@@ -157,7 +158,7 @@ func TestImageBuild_DiskFull_SaysWhereAndHowMuchThenGoesOn(t *testing.T) {
 		"run the same command again to go on from here", filepath.Join(b.root, ".build/log/tools-tree.log"))
 
 	// A whole tree carries the list of its packages; the one of this computer is whole.
-	needTree(t, "mkosi")
+	needs.Tree(t, "mkosi")
 	real, err := tooltree.CacheDir()
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/efi"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 const installVersion = "202611220104"
@@ -168,7 +169,7 @@ func blocks(t *testing.T, path string) map[int64]string {
 
 // The disk after an installation, as the real programs leave it.
 func TestInstall_RealPrograms_TargetHasTableContentAndBootEntry(t *testing.T) {
-	needPrograms(t, "sfdisk", "wipefs")
+	needs.Programs(t, "sfdisk", "wipefs")
 	medium, target, o := newMedium(t), newImage(t, layout.MinimumDisk), installOptions(t)
 	if err := installOnce(t, o, medium, target, ""); err != nil {
 		t.Fatal(err)
@@ -209,7 +210,7 @@ func TestInstall_RealPrograms_TargetHasTableContentAndBootEntry(t *testing.T) {
 // The plug was pulled, the medium starts again: nobody has to set force_install, and
 // the disk ends as if nothing had happened.
 func TestInstall_CutWithRealPrograms_SecondRunEndsTheSame(t *testing.T) {
-	needPrograms(t, "sfdisk", "wipefs")
+	needs.Programs(t, "sfdisk", "wipefs")
 	medium, whole := newMedium(t), newImage(t, layout.MinimumDisk)
 	if err := installOnce(t, installOptions(t), medium, whole, ""); err != nil {
 		t.Fatal(err)
@@ -240,7 +241,7 @@ func TestInstall_CutWithRealPrograms_SecondRunEndsTheSame(t *testing.T) {
 
 // A file is no disk: the kernel's own zeroing, flushing and rereading need a device.
 func TestInstall_LoopDevice_EndsWithTheTableReadBack(t *testing.T) {
-	needPrograms(t, "sfdisk", "wipefs", "losetup")
+	needs.Programs(t, "sfdisk", "wipefs", "losetup")
 	if os.Geteuid() != 0 {
 		t.Skip("missing right: root, to set up a loop device")
 	}
@@ -307,7 +308,7 @@ func section(t *testing.T, from string, fromAt int64, to string, toAt, size int6
 // build, the ESP with large sectors or small ones. It gives the root hash of /usr too.
 func realMedium(t *testing.T, sector string, kernel, program []byte) (medium, root string) {
 	t.Helper()
-	tree := needTree(t, "mkfs.fat", "mcopy", "mdel", "mkfs.erofs", "veritysetup")
+	tree := needs.Tree(t, "mkfs.fat", "mcopy", "mdel", "mkfs.erofs", "veritysetup")
 	dir := t.TempDir()
 	writeFile(t, dir+"/old.efi", strings.Repeat("deleted!", 1<<17))
 	writeFile(t, dir+"/kernel.efi", string(kernel))
@@ -348,12 +349,12 @@ func realMedium(t *testing.T, sector string, kernel, program []byte) (medium, ro
 // The whole point of copying less: the installed disk has the same files, its /usr has
 // the same root hash, and nothing else of the medium or of the old disk is on it.
 func TestInstall_RealFileSystems_TargetHoldsFilesAndZeros(t *testing.T) {
-	needPrograms(t, "sfdisk", "wipefs", "dd")
+	needs.Programs(t, "sfdisk", "wipefs", "dd")
 	kernel, program := bytes.Repeat([]byte("kernel. "), 3<<16), bytes.Repeat([]byte{0x90, 0x17, 3}, 1<<20)
 	for _, sector := range []string{"512", "4096"} {
 		t.Run("sectors of "+sector, func(t *testing.T) {
 			medium, root := realMedium(t, sector, kernel, program)
-			tree, target := needTree(t, "fsck.erofs", "fsck.fat"), newImage(t, layout.MinimumDisk)
+			tree, target := needs.Tree(t, "fsck.erofs", "fsck.fat"), newImage(t, layout.MinimumDisk)
 			old := garbage(t, target)
 			writeAt(t, medium, []byte("old data"), old[1:3]...) // the middle and the end of the ESP
 			onlyUsed(t, medium)

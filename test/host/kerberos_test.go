@@ -19,13 +19,14 @@ import (
 
 	api "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/proxy"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // newRealm has the real programs make a realm with a user "node1", password "hunter2",
 // and the proxy's service. It gives the krb5.conf and the keytab of the service.
 func newRealm(t *testing.T) (conf string, keys *keytab.Keytab) {
 	t.Helper()
-	needPrograms(t, "kdb5_util", "kadmin.local", "krb5kdc")
+	needs.Programs(t, "kdb5_util", "kadmin.local", "krb5kdc")
 	dir := t.TempDir()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

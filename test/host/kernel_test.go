@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/system/kernel"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // kernelFacts reads this kernel's network settings, with the originals below keep.
@@ -84,9 +85,9 @@ func TestKernel_ZramSwap_IsMadeChangedAndRemoved(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root, to use swap")
 	}
-	needPrograms(t, "mkswap", "swapon", "swapoff")
+	needs.Programs(t, "mkswap", "swapon", "swapoff")
 	if _, err := os.Stat("/sys/block/zram0"); err != nil {
-		needPrograms(t, "modprobe")
+		needs.Programs(t, "modprobe")
 		if err := exec.CommandContext(t.Context(), "modprobe", "zram").Run(); err != nil {
 			t.Skip("missing kernel module: zram")
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // newTable writes the first count partitions of the table on a sparse disk.
@@ -41,7 +42,7 @@ func newTable(t *testing.T, count int) string {
 // no partition.
 func repart(t *testing.T, disk string) error {
 	t.Helper()
-	tree := needTree(t, "systemd-repart")
+	tree := needs.Tree(t, "systemd-repart")
 	definitions, err := layout.RenderRepart(layout.X86_64)
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +89,7 @@ func places(t *testing.T, disk string) []place {
 // definitions. On a new node both must mean the same bytes, or the first update would
 // write over somebody's data.
 func TestRepart_FirstBoot_PutsEachPartitionWhereTheTableSays(t *testing.T) {
-	needPrograms(t, "sfdisk")
+	needs.Programs(t, "sfdisk")
 	want := []place{
 		{1, "esp", 1048576, 2147483648},
 		{2, "seed-data", 2148532224, 104857600},
@@ -120,7 +121,7 @@ func TestRepart_FirstBoot_PutsEachPartitionWhereTheTableSays(t *testing.T) {
 // An interrupted first boot is cleared away by sfdisk, and the next one ends with the
 // same table.
 func TestRepart_AfterAClearedFirstBoot_PutsTheSameAgain(t *testing.T) {
-	needPrograms(t, "sfdisk")
+	needs.Programs(t, "sfdisk")
 	disk := newTable(t, layout.UsrB)
 	if err := repart(t, disk); err != nil {
 		t.Fatal(err)

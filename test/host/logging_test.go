@@ -30,6 +30,7 @@ import (
 	api "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/logging"
 	"github.com/holdfast-os/holdfast/internal/plan"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // logLimit is how long a forwarder may take until its line is there.
@@ -56,10 +57,10 @@ func newLogIdentity(t *testing.T) (tls.Certificate, string) {
 // with a socket in the place of the journal, and gives it one line.
 func forward(t *testing.T, syslog api.LoggingSyslog) {
 	t.Helper()
-	tree := needTree(t, "rsyslogd")
+	tree := needs.Tree(t, "rsyslogd")
 	modules := tree.File("usr/lib/x86_64-linux-gnu/rsyslog")
 	if _, err := os.Stat(modules + "/lmnsd_ossl.so"); err != nil {
-		missing(t, "package in the tools tree: rsyslog-openssl")
+		needs.MissingBuild(t, "package in the tools tree: rsyslog-openssl")
 	}
 	c := api.LoggingConfig{Syslog: syslog}
 	if problems := logging.Check(&c); len(problems) > 0 {

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/system/block"
 	"github.com/holdfast-os/holdfast/internal/system/loop"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // needLoop skips where no loop device can be made.
@@ -96,7 +97,7 @@ func newISO(t *testing.T) string {
 // A CD has no partitions for the kernel. As a loop device with its sectors it has them, and
 // that is what early boot starts /usr from.
 func TestAttach_CDOfAnImage_HasThePartitionsOfTheMedium(t *testing.T) {
-	needPrograms(t, "sfdisk")
+	needs.Programs(t, "sfdisk")
 	path := attachLoop(t, newISO(t), loop.Options{BlockSize: 2048, Partitions: true})
 	device, err := os.Open(path)
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/disks"
 	"github.com/holdfast-os/holdfast/internal/system/qemuimg"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // smallImage is an image whose slot is small, with an ESP that tools of others have made.
@@ -32,8 +33,8 @@ func smallImage(t *testing.T) string { return imageWith(t, "") }
 // imageWith is smallImage with a UKI.
 func imageWith(t *testing.T, uki string) string {
 	t.Helper()
-	needPrograms(t, "sfdisk")
-	tree := needTree(t, "mkfs.vfat", "mcopy")
+	needs.Programs(t, "sfdisk")
+	tree := needs.Tree(t, "mkfs.vfat", "mcopy")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "image.img")
 	writeFile(t, path, "")
@@ -105,7 +106,7 @@ func must(t *testing.T, args ...string) string {
 // A CD that only we can read starts nowhere: sfdisk must find the partitions, and xorriso
 // the boot image that firmware looks for.
 func TestISO_ReadByToolsOfOthers_HasPartitionsAndUEFIBootImage(t *testing.T) {
-	tree := needTree(t, "xorriso")
+	tree := needs.Tree(t, "xorriso")
 	image := smallImage(t)
 	cd := filepath.Join(t.TempDir(), "image.iso")
 	must(t, "image", "iso", image, cd)
@@ -148,7 +149,7 @@ func TestISO_ReadByToolsOfOthers_HasPartitionsAndUEFIBootImage(t *testing.T) {
 // A disk that a hypervisor calls damaged is of no use. qemu-img reads each of them, and finds
 // the same bytes as in the image.
 func TestConvert_EveryFormat_IsReadByQemuImg(t *testing.T) {
-	tree := needTree(t, "qemu-img")
+	tree := needs.Tree(t, "qemu-img")
 	image := smallImage(t)
 	tool := qemuimg.Tool{Run: run.Host, Command: func(args ...string) run.Command { return tree.Command("qemu-img", args...) }}
 	must(t, "image", "seed", image, "--add", namedFile(t, "install.yaml", "{}\n"))
@@ -170,8 +171,8 @@ func TestConvert_EveryFormat_IsReadByQemuImg(t *testing.T) {
 
 // The machine's disk has the size that its description says, and the sums are right.
 func TestConvert_OVA_HasTheSumsThatOthersCompute(t *testing.T) {
-	needPrograms(t, "tar", "sha256sum")
-	tree := needTree(t, "qemu-img")
+	needs.Programs(t, "tar", "sha256sum")
+	tree := needs.Tree(t, "qemu-img")
 	dir := t.TempDir()
 	must(t, "image", "convert", smallImage(t), filepath.Join(dir, "node.ova"), "--disk-size", "30GiB")
 	if _, err := runTool(t, run.Command{Name: "tar", Args: []string{"-xf", "node.ova"}, Dir: dir}); err != nil {
@@ -226,7 +227,7 @@ func TestVerify_ESPOfOtherTools_ListsItsFiles(t *testing.T) {
 
 // An image that was handed on is held against the metadata that nodes trust, too.
 func TestVerify_TrustedTree_IsBelievedByItsRootAlone(t *testing.T) {
-	needPrograms(t, "openssl")
+	needs.Programs(t, "openssl")
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	name := "Holdfast_" + installVersion
@@ -262,7 +263,7 @@ func TestVerify_TrustedTree_IsBelievedByItsRootAlone(t *testing.T) {
 func TestInspect_BuiltImage_HasNoProblem(t *testing.T) {
 	version, err := os.ReadFile("../../.build/out/version")
 	if err != nil {
-		missing(t, "image in .build/out: run `make build`")
+		needs.MissingBuild(t, "image in .build/out: run `make build`")
 	}
 	release := strings.TrimSpace(string(version))
 	out, code := holdfast(t, "image", "inspect", "../../.build/out/Holdfast_"+release+".raw", "--json")
@@ -299,7 +300,7 @@ func loopDevice(t *testing.T, size int64) string {
 // attach makes a file a disk.
 func attach(t *testing.T, file string, options ...string) string {
 	t.Helper()
-	needPrograms(t, "losetup", "lsblk")
+	needs.Programs(t, "losetup", "lsblk")
 	if os.Geteuid() != 0 {
 		t.Skip("missing right: root, to set up a loop device")
 	}

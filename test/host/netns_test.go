@@ -20,6 +20,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/system/networkd"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // insideVar is set in the process that runs a test inside its own network.
@@ -36,7 +37,7 @@ func inNetwork(t *testing.T, programs ...string) bool {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root")
 	}
-	needPrograms(t, append(programs, "unshare", "ip")...)
+	needs.Programs(t, append(programs, "unshare", "ip")...)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -153,9 +154,9 @@ type realNetworkd struct {
 // newNetworkd sets the folder up; networkd starts with the first restart.
 func newNetworkd(t *testing.T) *realNetworkd {
 	t.Helper()
-	tree := needTree(t, "networkctl", "dbus-daemon")
+	tree := needs.Tree(t, "networkctl", "dbus-daemon")
 	if _, err := os.Stat(tree.File("usr/lib/systemd/systemd-networkd")); err != nil {
-		missing(t, "program in the tools tree: systemd-networkd")
+		needs.MissingBuild(t, "program in the tools tree: systemd-networkd")
 	}
 	n := &realNetworkd{t: t, root: shortDir(t)} // a socket has a short name
 	in := func(name string) string { return filepath.Join(n.root, name) }

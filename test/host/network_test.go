@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/networkd"
 	"github.com/holdfast-os/holdfast/internal/system/nft"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // plannedRules are the rules for a node with one card that lets one port in for all, one
@@ -364,7 +365,7 @@ func statusOf(t *testing.T, client *http.Client, address string) int {
 
 // A proxy as companies have it takes the password that the owner configured.
 func TestProxy_RealProxyWithPassword_LetsThrough(t *testing.T) {
-	needPrograms(t, "tinyproxy")
+	needs.Programs(t, "tinyproxy")
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/luks"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // lightKDF makes a passphrase cheap to try: these tests try hundreds.
@@ -42,7 +43,7 @@ type keyNode struct {
 
 func newKeyNode(t *testing.T, keys ...string) *keyNode {
 	t.Helper()
-	n := &keyNode{tree: needTree(t, "cryptsetup", "systemd-cryptenroll"), left: -1}
+	n := &keyNode{tree: needs.Tree(t, "cryptsetup", "systemd-cryptenroll"), left: -1}
 	n.luks = luks.Host{Root: t.TempDir(), Run: n.run, KDF: lightKDF}
 	writeFile(t, n.path(recovery.KeyFile), keys[0])
 	for _, volume := range []string{recovery.Root, recovery.Swap} {
@@ -220,7 +221,7 @@ func TestRecoveryKeys_Change_LeavesNoFileWithAKey(t *testing.T) {
 // node starts, and from then on the TPM opens its volumes again.
 func TestRebind_ClearedTPM_BindsAnewAndKeepsTheKeys(t *testing.T) {
 	n := newKeyNode(t, firstKey)
-	needTree(t, "swtpm", "tpm2_clear")
+	needs.Tree(t, "swtpm", "tpm2_clear")
 	state := n.path("tpm")
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/release"
 	"github.com/holdfast-os/holdfast/internal/sign"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // newSigner has openssl make a key and its certificate.
@@ -38,7 +39,7 @@ func newSigner(t *testing.T) (sign.OpenSSL, []byte) {
 // What a publisher signs with openssl is what a node accepts and unpacks, file by
 // file; and nobody else's signature will do.
 func TestRelease_SignedByOpenSSL_EveryFileArrivesAsItWasBuilt(t *testing.T) {
-	needPrograms(t, "openssl")
+	needs.Programs(t, "openssl")
 	const uuid = "11111111-2222-3333-4444-555555555555"
 	prefix := "Holdfast_" + installVersion
 	built := map[string][]byte{

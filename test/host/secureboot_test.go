@@ -31,6 +31,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // efiOwner is the owner of entries, as the tools write it and as it is stored.
@@ -84,12 +85,12 @@ func mustRun(t *testing.T, tree tooltree.Tree, name string, args ...string) stri
 // A mistake in the hash of a program would let dbx revoke a release that runs, and bind a
 // disk to a value that never comes. sbsign and sbverify have their own arithmetic.
 func TestPE_SignedBySbsign_HasItsHashAndSigner(t *testing.T) {
-	tree := needTree(t, "sbsign", "sbverify", "sbattach")
+	tree := needs.Tree(t, "sbsign", "sbverify", "sbattach")
 	dir := t.TempDir()
 	signer := keyFiles(t, dir, "signer", 1)
 	loader := tree.File("usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 	if _, err := os.Stat(loader); err != nil {
-		missing(t, "in the tools tree: %v", err)
+		needs.MissingBuild(t, "in the tools tree: "+err.Error())
 	}
 	unsigned, err := pe.ReadFile(loader)
 	if err != nil {
@@ -127,7 +128,7 @@ func TestPE_SignedBySbsign_HasItsHashAndSigner(t *testing.T) {
 // Updates come from publishers who use efitools, and machines read ours with other
 // firmware than that of our tests.
 func TestAuth_MadeByEfitools_IsTheSameUpdate(t *testing.T) {
-	tree := needTree(t, "cert-to-efi-sig-list", "sign-efi-sig-list")
+	tree := needs.Tree(t, "cert-to-efi-sig-list", "sign-efi-sig-list")
 	dir := t.TempDir()
 	kek, next := keyFiles(t, dir, "kek", 1), keyFiles(t, dir, "next", 2)
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -172,7 +173,7 @@ func TestAuth_MadeByEfitools_IsTheSameUpdate(t *testing.T) {
 // What this program signs, openssl verifies: over the bytes that the specification of UEFI
 // names, written down here once more.
 func TestAuth_MadeHere_IsVerifiedByOpenssl(t *testing.T) {
-	tree := needTree(t, "openssl")
+	tree := needs.Tree(t, "openssl")
 	dir := t.TempDir()
 	kek, next := keyFiles(t, dir, "kek", 1), keyFiles(t, dir, "next", 2)
 	auth, err := secureboot.Sign(kek, secureboot.DBX, storedOwner, next.Certificate.Raw, time.Date(2026, 11, 22, 10, 20, 30, 0, time.UTC))
@@ -302,8 +303,8 @@ func pcrKey(t *testing.T, dir, name string) string {
 // The plans of updates stand on how systemd tries several bindings in one header. Here are
 // a real TPM emulator, real headers and the real program, for every rule of Opens.
 func TestOpens_SeveralBindingsInAHeader_IsWhatSystemdDoes(t *testing.T) {
-	tree := needTree(t, "swtpm", "systemd-cryptenroll", "cryptsetup")
-	needPrograms(t, "unshare")
+	tree := needs.Tree(t, "swtpm", "systemd-cryptenroll", "cryptsetup")
+	needs.Programs(t, "unshare")
 	dir := t.TempDir()
 	signers := map[string]secureboot.Signer{"A": keyFiles(t, dir, "A", 1), "B": keyFiles(t, dir, "B", 2)}
 	state := filepath.Join(dir, "tpm")

@@ -13,18 +13,19 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/system/iscsi"
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // privateISCSI runs iscsiadm with a folder of the test in the place of this machine's
 // records. A login itself needs iscsid and the kernel's iSCSI, and is not tested here.
 func privateISCSI(t *testing.T) run.Runner {
 	t.Helper()
-	needPrograms(t, "iscsiadm", "unshare", "mount")
+	needs.Programs(t, "iscsiadm", "unshare", "mount")
 	if os.Getuid() != 0 {
 		t.Skip("missing: root")
 	}
 	if _, err := os.Stat("/etc/iscsi"); err != nil {
-		missing(t, "/etc/iscsi, of open-iscsi")
+		needs.Missing(t, "/etc/iscsi, of open-iscsi")
 	}
 	folder := t.TempDir()
 	writeFile(t, filepath.Join(folder, "iscsid.conf"), "node.startup = automatic\niscsid.startup = /bin/false\n")

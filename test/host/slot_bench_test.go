@@ -32,6 +32,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/slotfeed"
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/zstd"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // built is the release that `make build` made: its files whole, and packed in its tree.
@@ -41,11 +42,11 @@ func built(b *testing.B) (manifest wire.Manifest, out, tree string) {
 	out, tree = filepath.Join(root, "out"), filepath.Join(root, "release")
 	version, err := release.BuildVersion(out)
 	if err != nil {
-		missing(b, "build: run `make build`: %v", err)
+		needs.MissingBuild(b, "build: "+err.Error())
 	}
 	text, err := os.ReadFile(filepath.Join(tree, version, "x86_64", "manifest.json"))
 	if err != nil {
-		missing(b, "release tree: run `make build`: %v", err)
+		needs.MissingBuild(b, "release tree: "+err.Error())
 	}
 	if err := json.Unmarshal(text, &manifest); err != nil {
 		b.Fatal(err)

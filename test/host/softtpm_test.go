@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/softtpm"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // systemdMeasure is a program that lies beside those for people.
@@ -30,7 +31,7 @@ func kernelImage(t *testing.T, tree tooltree.Tree) (path, register string) {
 	dir := t.TempDir()
 	stub := tree.File("usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 	if _, err := os.Stat(stub); err != nil {
-		missing(t, "in the tools tree: %v", err)
+		needs.MissingBuild(t, "in the tools tree: "+err.Error())
 	}
 	path = filepath.Join(dir, "uki.efi")
 	args := []string{"--output-target=pei-x86-64"}
@@ -43,7 +44,7 @@ func kernelImage(t *testing.T, tree tooltree.Tree) (path, register string) {
 		measure = append(measure, "--"+section+"="+file)
 		at += 0x100000
 	}
-	needPrograms(t, "objcopy")
+	needs.Programs(t, "objcopy")
 	sbat, err := os.ReadFile(stub)
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +82,7 @@ func kernelImage(t *testing.T, tree tooltree.Tree) (path, register string) {
 // The policy of a release is signed over what systemd-stub measures. A TPM that a machine
 // emulates opens its disk only when what is measured here is the same to the last bit.
 func TestDigests_KernelImage_AreThoseOfSystemd(t *testing.T) {
-	tree := needTree(t, systemdMeasure)
+	tree := needs.Tree(t, systemdMeasure)
 	image, want := kernelImage(t, tree)
 	digests, err := softtpm.Digests(image)
 	if err != nil {
@@ -118,7 +119,7 @@ func (address tcpTPM) Send(input []byte) ([]byte, error) {
 
 // The same with a TPM that runs: what is extended is what was worked out.
 func TestMeasure_RunningTPM_HasTheRegisterOfSystemd(t *testing.T) {
-	tree := needTree(t, "swtpm", systemdMeasure, "tpm2_pcrread")
+	tree := needs.Tree(t, "swtpm", systemdMeasure, "tpm2_pcrread")
 	image, want := kernelImage(t, tree)
 	state := filepath.Join(t.TempDir(), "tpm")
 	if err := os.Mkdir(state, 0o700); err != nil {

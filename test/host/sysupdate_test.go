@@ -32,6 +32,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/sysupdate"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 const (
@@ -145,11 +146,11 @@ func command(t testing.TB, name string, args ...string) string {
 // the kernel says of /usr is a folder with a mapping "usr" on the fifth partition.
 func newNode(t testing.TB) node {
 	t.Helper()
-	needPrograms(t, "sfdisk", "losetup")
+	needs.Programs(t, "sfdisk", "losetup")
 	if os.Geteuid() != 0 {
 		t.Skip("missing right: root, to set up a loop device")
 	}
-	tree := needTree(t, "../lib/systemd/systemd-sysupdate", "../lib/systemd/systemd-pull")
+	tree := needs.Tree(t, "../lib/systemd/systemd-sysupdate", "../lib/systemd/systemd-pull")
 	root := shortDir(t)
 	image := filepath.Join(root, "disk.img")
 	writeTable(t, image)
@@ -691,7 +692,7 @@ func blessRunner(t *testing.T, tree tooltree.Tree, variables string) run.Runner 
 // The trial of the release that runs ends one way or the other, in the names that
 // systemd-boot reads.
 func TestBootloader_CountedStart_IsBlessedOrMarkedBad(t *testing.T) {
-	tree := needTree(t, "../lib/systemd/systemd-bless-boot")
+	tree := needs.Tree(t, "../lib/systemd/systemd-bless-boot")
 	for name, c := range map[string]struct {
 		end  func(bootloader.Loader, context.Context) error
 		want []string

@@ -28,6 +28,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/sysext"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // tokenPIN holds a character that a URI must encode.
@@ -47,10 +48,10 @@ func newToken(t *testing.T) token {
 	if os.Geteuid() != 0 {
 		t.Skip("missing: root, to enter the tools tree")
 	}
-	tree := needTree(t, "openssl", "softhsm2-util", "pkcs11-tool", "sbverify", "systemd-repart")
+	tree := needs.Tree(t, "openssl", "softhsm2-util", "pkcs11-tool", "sbverify", "systemd-repart")
 	for _, name := range []string{softHSM, "/usr/lib/x86_64-linux-gnu/ossl-modules/pkcs11.so", "/usr/lib/systemd/systemd-sbsign"} {
 		if _, err := os.Stat(tree.File(name)); err != nil {
-			missing(t, "in the tools tree: %s", name)
+			needs.MissingBuild(t, "in the tools tree: "+name)
 		}
 	}
 	cache, err := tooltree.CacheDir()
@@ -213,7 +214,7 @@ func TestToken_SignsAKernelModule_WithATrailerThatTheKernelReads(t *testing.T) {
 	to := newToken(t)
 	found, err := filepath.Glob(filepath.Join(os.Getenv("HOLDFAST_CACHE"), "zfs", "*", "sign-file"))
 	if err != nil || len(found) == 0 {
-		missing(t, "zfs/*/sign-file in %s: run `make build`", os.Getenv("HOLDFAST_CACHE"))
+		needs.MissingBuild(t, "zfs/*/sign-file in "+os.Getenv("HOLDFAST_CACHE"))
 	}
 	module := bytes.Repeat([]byte("module\n"), 1000)
 	writeFile(t, filepath.Join(to.dir, "a.ko"), string(module))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // twoPorts gives a free port whose successor is free as well: systemd's TPM library
@@ -109,7 +110,7 @@ func opens(t *testing.T, tree tooltree.Tree, device, volume string) bool {
 // Somebody puts a root volume of their own into a node: it may well start, but once a
 // volume was opened the TPM opens none until the machine starts again.
 func TestTPM_VolumeBoundToPCR15AtZero_OpensUntilAVolumeKeyIsMeasured(t *testing.T) {
-	tree := needTree(t, "swtpm", "systemd-cryptenroll", "cryptsetup", "tpm2_pcrextend")
+	tree := needs.Tree(t, "swtpm", "systemd-cryptenroll", "cryptsetup", "tpm2_pcrextend")
 	dir := t.TempDir()
 	volume, key, state := filepath.Join(dir, "volume"), filepath.Join(dir, "key"), filepath.Join(dir, "tpm")
 	writeFile(t, key, "the recovery key")

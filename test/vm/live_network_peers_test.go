@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-os/holdfast/client"
 	"github.com/holdfast-os/holdfast/internal/lab"
 	"github.com/holdfast-os/holdfast/internal/system/qemu"
+	"github.com/holdfast-os/holdfast/test/needs"
 	"github.com/holdfast-os/holdfast/test/vm/peers"
 )
 
@@ -78,7 +79,7 @@ func needPeers(t *testing.T) {
 		t.Skip("this test makes networks: run it as root")
 	}
 	if missing := peers.Missing(); missing != "" {
-		t.Skip("missing: " + missing)
+		needs.Missing(t, missing)
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
-	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // A /dev/kvm that opens but does not work would make every boot a hundred times
@@ -36,13 +36,7 @@ func TestDecide_OnlyAGuestThatFinished_MeansKVM(t *testing.T) {
 // The test program itself must be right: under software emulation, which always
 // works, it has to end with its code.
 func TestProbeProgram_SoftwareEmulation_RunsToItsEnd(t *testing.T) {
-	tools, err := tooltree.Default()
-	if errors.Is(err, tooltree.ErrMissing) {
-		t.Skip("qemu: ", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := needs.Tree(t, "qemu-system-x86_64")
 	image, err := writeProbe(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,6 @@ package swtpm
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
-	"github.com/holdfast-os/holdfast/internal/system/tooltree"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 type fakeTools string
@@ -57,13 +56,7 @@ func TestSetup_PathWithSpace_IsRefused(t *testing.T) {
 
 // The real programs agree with what the other tests believe.
 func TestTPM_RealPrograms_MakeAndServeOne(t *testing.T) {
-	tools, err := tooltree.Default()
-	if errors.Is(err, tooltree.ErrMissing) {
-		t.Skip("swtpm: ", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tools := needs.Tree(t, "swtpm")
 	ctx, dir := context.Background(), t.TempDir()
 	tpm := TPM{Dir: filepath.Join(dir, "tpm"), Socket: filepath.Join(dir, "s"), PIDFile: filepath.Join(dir, "pid")}
 	if err := Setup(ctx, run.Host, tools, tpm); err != nil {

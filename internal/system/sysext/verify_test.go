@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-os/holdfast/internal/system/sysext"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // blocks of 512 bytes keep the images small and the tree three levels high.
@@ -189,9 +190,7 @@ func TestVerify_MalformedCertificates_AreSkipped(t *testing.T) {
 
 // Our own reading of the hash tree format must be the one that the kernel's tools write.
 func TestVerify_TreeWrittenByVeritysetup_IsAccepted(t *testing.T) {
-	if _, err := exec.LookPath("veritysetup"); err != nil {
-		t.Skip("veritysetup is not installed")
-	}
+	needs.Programs(t, "veritysetup")
 	w := newWorld(t)
 	w.data = bytes.Repeat(testData(), 8)
 	directory := t.TempDir()

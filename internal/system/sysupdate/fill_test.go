@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,15 +15,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // slotDisk is a disk with one slot in partitions 3 to 5, labelled empty; the content's
 // partition is marked NoAuto (63).
 func slotDisk(t *testing.T) Slots {
 	t.Helper()
-	if _, err := exec.LookPath("sfdisk"); err != nil {
-		t.Skip("sfdisk is missing (fdisk)")
-	}
+	needs.Programs(t, "sfdisk")
 	disk := filepath.Join(t.TempDir(), "disk")
 	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 8<<20)); err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ import (
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/system/run"
-	"github.com/holdfast-os/holdfast/internal/system/tooltree"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // The types of events in these tests, by their names in the specification.
@@ -96,10 +96,7 @@ func TestReplay_Log_GivesTheRegistersOfTheTPM(t *testing.T) {
 // The same log, read by the tools of the TPM's own project: a mistake that this parser and
 // the log of these tests have in common would show here.
 func TestReplay_Log_AgreesWithTPM2Tools(t *testing.T) {
-	tree, err := tooltree.Default()
-	if err != nil || !tree.Has("tpm2_eventlog") {
-		t.Skip("missing program in the tools tree: tpm2_eventlog")
-	}
+	tree := needs.Tree(t, "tpm2_eventlog")
 	path := filepath.Join(t.TempDir(), "log")
 	// tpm2_eventlog looks into the data of some types, so these are types that it does not.
 	raw := small().add(5, evAction, "Exit Boot Services Invocation").Bytes()

@@ -16,23 +16,14 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
-	"github.com/holdfast-os/holdfast/internal/system/tooltree"
 	"github.com/holdfast-os/holdfast/internal/system/tpm2clear"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // software starts a TPM that swtpm plays, until the test ends, and gives the way to it.
 func software(t *testing.T) func() (transport.TPMCloser, error) {
 	t.Helper()
-	tools, err := tooltree.Default()
-	if errors.Is(err, tooltree.ErrMissing) {
-		t.Skip("swtpm: ", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !tools.Has("swtpm") {
-		t.Skip("swtpm: missing in the tools tree")
-	}
+	tools := needs.Tree(t, "swtpm")
 	socket, pidFile := filepath.Join(t.TempDir(), "s"), filepath.Join(t.TempDir(), "pid")
 	if _, err := run.Host(context.Background(), tools.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+t.TempDir(), "--daemon",
 		"--pid", "file="+pidFile, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")); err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
-	"github.com/holdfast-os/holdfast/internal/system/tooltree"
 	"github.com/holdfast-os/holdfast/internal/system/tpmkey"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // software is a TPM that swtpm plays.
@@ -37,16 +37,7 @@ func newTPM(t *testing.T) *software {
 // start serves the TPM until the test ends or the function is called that it gives.
 func (s *software) start(t *testing.T) (stop func()) {
 	t.Helper()
-	tools, err := tooltree.Default()
-	if errors.Is(err, tooltree.ErrMissing) {
-		t.Skip("swtpm: ", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !tools.Has("swtpm") {
-		t.Skip("swtpm: missing in the tools tree")
-	}
+	tools := needs.Tree(t, "swtpm")
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	if _, err := run.Host(context.Background(), tools.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.state, "--daemon",
 		"--pid", "file="+pidFile, "--server", "type=unixio,path="+s.socket, "--flags", "not-need-init,startup-clear")); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,13 +14,12 @@ import (
 	decoder "github.com/klauspost/compress/zstd"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 func needsZstd(t *testing.T) {
 	t.Helper()
-	if _, err := exec.LookPath("zstd"); err != nil {
-		t.Skip("zstd is missing")
-	}
+	needs.Programs(t, "zstd")
 }
 
 func random(n int) []byte {

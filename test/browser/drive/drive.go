@@ -25,6 +25,8 @@ import (
 	cdplog "github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // Patience is how long a page may take for one step; it ends a test that hangs.
@@ -38,7 +40,7 @@ func Chromium(t testing.TB) string {
 			return path
 		}
 	}
-	t.Skip("missing program: chromium")
+	needs.Missing(t, "program: chromium")
 	return ""
 }
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-os/holdfast/internal/system/run"
+	"github.com/holdfast-os/holdfast/test/needs"
 )
 
 // side opens a side, or skips where one cannot be.
@@ -30,7 +31,7 @@ func side(t *testing.T) *Side {
 		t.Skip("this test makes networks: run it as root")
 	}
 	if missing := Missing(); missing != "" {
-		t.Skip("missing: " + missing)
+		needs.Missing(t, missing)
 	}
 	s, err := Open(t.Context())
 	if err != nil {
