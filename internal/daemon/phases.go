@@ -19,7 +19,8 @@ const showEvery = 30 * time.Second
 
 // nodePhases is what a node does when it starts, in this order. Waiting for an address,
 // reading the images of applications, importing pools and reading the programs that the
-// firmware starts take seconds each and need nothing of each other.
+// firmware starts take seconds each and need nothing of each other; nor do opening swap
+// and waiting for devices.
 func (d *Daemon) nodePhases() []phase {
 	return []phase{
 		{"state", time.Minute, d.loadState, inTurn},
@@ -28,7 +29,7 @@ func (d *Daemon) nodePhases() []phase {
 		{"api", time.Minute, d.listen, inTurn},
 		{"updates", time.Minute, d.startUpdates, inTurn},
 		{"recovery-keys", 5 * time.Minute, d.prepareKeys, inTurn},
-		{"devices", 2 * time.Minute, d.awaitDevices, inTurn},
+		{"devices", 2 * time.Minute, d.awaitDevices, together},
 		{"rescue", time.Hour, d.useRescue, inTurn},
 		{"kernel", time.Minute, d.startKernel, inTurn},
 		{"security", 5 * time.Minute, d.startSetting(sectionSecurity), inTurn},
