@@ -54,6 +54,8 @@ const (
 	// apart from a packed file, and it waits for more.
 	minSize = 6
 	sums    = "SHA256SUMS"
+	// turnGrace is how long a request waits for the one before to end.
+	turnGrace = time.Second
 )
 
 // File is one file of a release.
@@ -89,7 +91,7 @@ type Feed struct {
 	server   *http.Server
 	served   chan error
 
-	busy sync.Mutex // held while a file is on its way
+	busy chan struct{} // full while a file is on its way
 	mu   sync.Mutex
 	next int // the first file that may be asked for
 	err  error
@@ -117,7 +119,7 @@ func Start(files []File, open Open, progress Progress) (*Feed, error) {
 	}
 	f := &Feed{
 		files: slices.Clone(files), open: open, progress: progress,
-		token: hex.EncodeToString(secret), address: listener.Addr().String(), served: make(chan error, 1),
+		busy: make(chan struct{}, 1), token: hex.EncodeToString(secret), address: listener.Addr().String(), served: make(chan error, 1),
 	}
 	f.server = &http.Server{
 		Handler: http.HandlerFunc(f.handle), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
@@ -173,8 +175,8 @@ func (f *Feed) Close() error {
 	if served := <-f.served; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)
 	}
-	f.busy.Lock() // a source may still be closing
-	defer f.busy.Unlock()
+	f.busy <- struct{}{} // a source may still be closing
+	defer func() { <-f.busy }()
 	if err != nil {
 		return fmt.Errorf("ending the offer to systemd-sysupdate: %w", err)
 	}
@@ -191,11 +193,16 @@ func (f *Feed) handle(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only GET", http.StatusMethodNotAllowed)
 		return
 	}
-	if !f.busy.TryLock() {
+	// Who has read the end of a file may ask for the next one before its source is closed.
+	grace := time.NewTimer(turnGrace)
+	defer grace.Stop()
+	select {
+	case f.busy <- struct{}{}:
+		defer func() { <-f.busy }()
+	case <-grace.C:
 		http.Error(w, "another file is on its way", http.StatusConflict)
 		return
 	}
-	defer f.busy.Unlock()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if name == sums {
 		f.setNext(0)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -350,5 +351,41 @@ func TestStart_BadFiles_AreRefused(t *testing.T) {
 		if err == nil || err.Error() != "offering files to systemd-sysupdate: "+c.want {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// slowToClose ends well, but takes its time to.
+type slowToClose struct{ io.Reader }
+
+func (slowToClose) Close() error {
+	<-time.NewTimer(50 * time.Millisecond).C
+	return nil
+}
+
+// A reader has all of a file a moment before its source is closed, and asks for the next.
+func TestFeed_NextFileWhileTheSourceCloses_IsServed(t *testing.T) {
+	first := strings.Repeat("a", 1<<20)
+	files := []slotfeed.File{{Name: "a.raw", Size: int64(len(first)), SHA256: sum(first)}, {Name: "b.efi", Size: 7, SHA256: sum("another")}}
+	feed, err := slotfeed.Start(files, func(_ context.Context, name string) (io.ReadCloser, error) {
+		if name == "a.raw" {
+			return slowToClose{strings.NewReader(first)}, nil
+		}
+		return io.NopCloser(strings.NewReader("another")), nil
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.Get(feed.URL() + "a.raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(response.Body, make([]byte, len(first))); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(answer{Status: 200, Body: "another"}, get(t, feed.URL()+"b.efi")); diff != "" {
+		t.Error(diff)
+	}
+	if err := errors.Join(response.Body.Close(), feed.Close()); err != nil {
+		t.Error(err)
 	}
 }
