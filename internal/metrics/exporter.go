@@ -12,8 +12,9 @@ import (
 const NodeExporterURL = "http://127.0.0.1:9100/metrics"
 
 const (
-	// fetchTimeout is how long the exporter may take.
-	fetchTimeout = 5 * time.Second
+	// fetchTimeout is how long the exporter may take, which systemd starts for the first
+	// request.
+	fetchTimeout = 10 * time.Second
 	// maxExport is the largest text taken from it, in bytes.
 	maxExport = 8 << 20
 )

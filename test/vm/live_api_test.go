@@ -80,3 +80,20 @@ func TestAPI_WithoutCertificate_IsRefused(t *testing.T) {
 		}
 	}
 }
+
+// The exporter is started by who first asks; what it knows of the machine is there beside
+// what holdfastd knows of itself.
+func TestMetrics_OfTheMachine_AreThereWhenAskedFor(t *testing.T) {
+	n := shared(t)
+	limited, cancel := context.WithTimeout(t.Context(), shortLimit)
+	defer cancel()
+	text, err := n.api.Metrics(limited)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"node_memory_MemTotal_bytes ", "node_boot_time_seconds ", "node_zfs_zpool_state{"} {
+		if !strings.Contains(text, "\n"+name) {
+			t.Errorf("%s is not among %d bytes of metrics", strings.TrimRight(name, " {"), len(text))
+		}
+	}
+}
