@@ -89,6 +89,8 @@ fuzz-sample: ## about a minute of the parser of seeds, which reads foreign bytes
 	go test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(or $(FUZZTIME),700000x) -fuzzminimizetime 1x ./internal/seed
 
 bench: build ## measure, and write docs/benchmarks.md
+	test/install test/host/packages
+	export HOLDFAST_TEST_COMPLETE=all
 	go run ./test/bench -out docs/benchmarks.md
 
 clean: ## remove what was built here, but not the cache

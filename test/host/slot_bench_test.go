@@ -54,7 +54,7 @@ func built(b *testing.B) (manifest wire.Manifest, out, tree string) {
 	return manifest, out, tree
 }
 
-// sources are the two ways in which a slot is made: each file by its name.
+// sources open the files of a release by name.
 type sources map[string]func(ctx context.Context) (io.ReadCloser, error)
 
 // unpacked gives the bytes of a packed file, as a node makes them.
