@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
@@ -40,13 +41,17 @@ func exists(path string) (bool, error) {
 	return err == nil, err
 }
 
-// nodeProblems are what keeps an installed node from starting. Secure Boot that was
-// switched off is not among them: the owner has opened the disk with a recovery key, and
-// needs the API to put things right. The node says that it is not trusted instead.
+// tolerated are the rules that a node may break which its owner has opened with a recovery
+// key: a TPM that has died, Secure Boot that was switched off. The owner needs the API to put
+// things right, and the instances need not wait for a new TPM. The node says that it is not
+// trusted instead.
+var tolerated = []string{install.RuleTPM, install.RuleSecureBoot, install.RuleSetupMode}
+
+// nodeProblems are what keeps an installed node from starting.
 func nodeProblems(found install.Problems) []string {
 	var problems []string
 	for _, problem := range found {
-		if problem.Rule != install.RuleSecureBoot && problem.Rule != install.RuleSetupMode {
+		if !slices.Contains(tolerated, problem.Rule) {
 			problems = append(problems, problem.Error())
 		}
 	}

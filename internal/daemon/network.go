@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +27,8 @@ type NetworkHands interface {
 	// does not fail without a network: what runs on the node must not be down because a
 	// switch is.
 	WaitOnline(ctx context.Context, now network.Plan, starting bool) error
+	// Warn tells whoever stands before the machine, and the log.
+	Warn(ctx context.Context, text string)
 	// Observe gives the devices of a plan as they are.
 	Observe(ctx context.Context, now network.Plan) (map[string]osapi.NetworkInterfaceState, error)
 }
@@ -140,13 +143,21 @@ func (s *networkSetting) plan(ctx context.Context, c osapi.NetworkConfig) (netwo
 
 // Apply is part of Setting. Before is nil at the start.
 func (s *networkSetting) Apply(ctx context.Context, before *osapi.NetworkConfig, next osapi.NetworkConfig) error {
+	s.mu.Lock()
+	starting := before == nil || s.now.Files == nil
+	s.mu.Unlock()
+	if starting {
+		var err error
+		if next, err = s.reachable(ctx, next); err != nil {
+			return err
+		}
+	}
 	made, err := s.plan(ctx, next)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	starting := before == nil || s.now.Files == nil
 	was := s.now
 	// What is half done counts as done: the way back starts from all of it.
 	s.now = made
@@ -154,6 +165,20 @@ func (s *networkSetting) Apply(ctx context.Context, before *osapi.NetworkConfig,
 		return fmt.Errorf("setting the network up: %w", err)
 	}
 	return s.hands.WaitOnline(ctx, made, starting)
+}
+
+// reachable gives the configuration to start with. It is the kept one, unless the machine has
+// none of its cards: what is added then is not kept, and goes with the next change.
+func (s *networkSetting) reachable(ctx context.Context, kept osapi.NetworkConfig) (osapi.NetworkConfig, error) {
+	world, err := s.world(ctx)
+	if err != nil {
+		return kept, err
+	}
+	whole, added := network.WithStrangers(kept, world.Cards)
+	if len(added) > 0 {
+		s.hands.Warn(ctx, fmt.Sprintf("this machine has none of the network cards of its configuration: until that is changed, %s ask for addresses (dhcp4, slaac)", strings.Join(added, ", ")))
+	}
+	return whole, nil
 }
 
 // Hide is part of Setting.

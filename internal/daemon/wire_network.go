@@ -119,6 +119,12 @@ func (h hostNetwork) WaitOnline(ctx context.Context, now network.Plan, starting 
 	return err
 }
 
+// Warn is part of NetworkHands.
+func (h hostNetwork) Warn(ctx context.Context, text string) {
+	h.log.WarnContext(ctx, text)
+	h.display.Message("warning", text)
+}
+
 // Observe is part of NetworkHands.
 func (h hostNetwork) Observe(ctx context.Context, now network.Plan) (map[string]osapi.NetworkInterfaceState, error) {
 	devices := make([]networkd.Device, 0, len(now.Devices))

@@ -53,7 +53,7 @@ var machineRules = []rule{
 			"the machine has neither a TPM 2.0 nor Secure Boot, and nothing would protect its disk",
 			"switch both on in the firmware's setup; one of them is needed at least")
 	}},
-	{"tpm", func(m Machine) *Problem {
+	{RuleTPM, func(m Machine) *Problem {
 		return when(!m.TPMPresent && !m.TPMEmulated && !m.without().MissingTPM && !m.neither(), "TPM",
 			"no TPM was found",
 			"switch the TPM on in the firmware's setup, or give the virtual machine one; security.missing_tpm in the install seed installs without, and the disk is then protected from nobody who has it")
@@ -82,6 +82,7 @@ var machineRules = []rule{
 
 // Rules that an installed node may break and start all the same, untrusted.
 const (
+	RuleTPM        = "tpm"
 	RuleSecureBoot = "secure-boot"
 	RuleSetupMode  = "setup-mode"
 )

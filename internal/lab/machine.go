@@ -18,7 +18,7 @@ func diskSizes(h Hardware) []int {
 func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 	m := qemu.Machine{
 		Name: "holdfast-lab", Accel: accel, CPUs: or(h.CPUs, 2), MemoryMiB: or(h.MemoryMiB, 3072),
-		BIOS: h.BIOS, NoSecureBoot: h.NoSecureBoot, NoNetwork: h.NoNetwork, Taps: h.Taps, Internet: h.Internet, APIPort: apiPort,
+		BIOS: h.BIOS, NoSecureBoot: h.NoSecureBoot, NoNetwork: h.NoNetwork, Hwaddr: h.Hwaddr, Taps: h.Taps, Internet: h.Internet, APIPort: apiPort,
 		Serial: d.file("serial.log"), QMP: d.file("qmp.sock"), Events: d.file("events.sock"),
 		PIDFile: d.file("qemu.pid"), Log: d.file("qemu.log"),
 		SMBIOS: h.SMBIOS, FWCfg: h.FWCfg,
@@ -79,8 +79,8 @@ const (
 	stickSize = 64 << 20
 )
 
-// changedMachine is a clone's machine with what h adds or takes away. Its first disk
-// is that of the original; the sizes after the first in h are new disks.
+// changedMachine is a machine with what h adds or takes away. Its first disk stays; the sizes
+// after the first in h are new disks.
 func changedMachine(d dir, m qemu.Machine, h Hardware) qemu.Machine {
 	wanted := machineOf(d, Hardware{DiskGiB: h.DiskGiB, DiskBus: h.DiskBus, NoMedium: true}, m.Accel, m.APIPort)
 	for i := 1; i < len(wanted.Disks); i++ {
@@ -88,8 +88,16 @@ func changedMachine(d dir, m qemu.Machine, h Hardware) qemu.Machine {
 		disk.BootIndex = -1
 		m.Disks = append(m.Disks, disk)
 	}
+	if h.DiskBus != "" {
+		for i := range m.Disks {
+			m.Disks[i].Bus = h.DiskBus
+		}
+	}
 	if h.Accel != "" {
 		m.Accel = h.Accel
+	}
+	if h.Hwaddr != "" {
+		m.Hwaddr = h.Hwaddr
 	}
 	m.CPUs, m.MemoryMiB = or(h.CPUs, m.CPUs), or(h.MemoryMiB, m.MemoryMiB)
 	m.NoNetwork = m.NoNetwork || h.NoNetwork

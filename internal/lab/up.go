@@ -37,6 +37,8 @@ type Hardware struct {
 	// NoTPM leaves out the TPM, BIOS starts with SeaBIOS instead of UEFI, NoNetwork
 	// leaves out the network card.
 	NoTPM, BIOS, NoNetwork bool
+	// Hwaddr is the MAC address of the card that leads to the API, default QEMU's.
+	Hwaddr string
 	// Taps are tap devices of this computer, one more network card for each.
 	Taps []string
 	// NetworkBoot starts from the card at the first of Taps when no disk can be started.

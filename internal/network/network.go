@@ -38,7 +38,8 @@
 //
 // # What can fail
 //
-// A card may be missing: its files wait for it. No cable may be in, no DHCP server may
+// A card may be missing: its files wait for it. All may be, on a new board: see
+// WithStrangers. No cable may be in, no DHCP server may
 // answer: the node then starts when the time to wait is over, see Plan.WaitAll. A
 // firewall that lets nothing in cuts the owner off: Plan.Notes says so, and a change
 // with a confirmation is taken back.
@@ -173,6 +174,37 @@ func WithDefaults(c api.NetworkConfig, cards []Card) api.NetworkConfig {
 		filled.Interfaces = defaultInterfaces(cards, taken)
 	}
 	return filled
+}
+
+// WithStrangers adds an interface, as WithDefaults has them, for each card of a machine that
+// has none of the cards of a configuration, and gives the names of what it added: a disk that
+// was moved, or a new board, must not be a node that nobody can reach. A configuration without
+// cards, and a machine that has one of them, are left as they are.
+func WithStrangers(c api.NetworkConfig, cards []Card) (api.NetworkConfig, []string) {
+	filled := normalize(c)
+	known := claims(filled)
+	for _, claim := range known {
+		if slices.ContainsFunc(cards, func(card Card) bool { return lowerMAC(card.Hwaddr) == *claim.value }) {
+			return c, nil
+		}
+	}
+	if len(known) == 0 {
+		return c, nil
+	}
+	taken := map[string]bool{}
+	for _, d := range devices(filled) {
+		taken[d.name] = true
+	}
+	added := defaultInterfaces(cards, taken)
+	if len(added) == 0 {
+		return c, nil
+	}
+	names := make([]string, len(added))
+	for i, n := range added {
+		names[i] = n.Name
+	}
+	filled.Interfaces = append(filled.Interfaces, added...)
+	return filled, names
 }
 
 func defaultInterfaces(cards []Card, taken map[string]bool) []api.NetworkInterface {

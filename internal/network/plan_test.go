@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rogpeppe/go-internal/txtar"
 	"go.yaml.in/yaml/v4"
 
@@ -212,6 +213,54 @@ func TestWithDefaults_AwkwardCards_GetUsableNames(t *testing.T) {
 	}
 	if problems := network.Validate(got); len(problems) != 0 {
 		t.Error(problems)
+	}
+}
+
+// A disk on a new board must be a node that can be reached; one card that is still there is
+// enough to leave everything as its owner wants it.
+func TestWithStrangers_OnlyWhenEveryCardIsAnotherOne_AddsThem(t *testing.T) {
+	automatic := []string{"dhcp4", "slaac"}
+	old, other := "52:54:00:00:00:01", "52:54:00:00:00:02"
+	kept := api.NetworkConfig{
+		Interfaces: []api.NetworkInterface{{Name: "enp1s0", Hwaddr: old, Addresses: []string{"192.0.2.1/24"}}},
+		Bonds:      []api.NetworkBond{{Name: "bond0", Mode: "802.3ad", Members: []string{"52:54:00:00:00:03", "52:54:00:00:00:04"}}},
+	}
+	for _, c := range []struct {
+		name  string
+		kept  api.NetworkConfig
+		cards []network.Card
+		want  []string
+	}{
+		{"all are others", kept, []network.Card{{Name: "enp1s0", Hwaddr: other}, {Name: "enp2s0", Hwaddr: "3c:ec:ef:00:00:01"}}, []string{"n525400000002", "enp2s0"}},
+		{"one is there", kept, []network.Card{{Name: "enp1s0", Hwaddr: other}, {Name: "enp2s0", Hwaddr: "52:54:00:00:00:01"}}, nil},
+		{"a member is there, in capitals", kept, []network.Card{{Name: "enp2s0", Hwaddr: strings.ToUpper("52:54:00:00:00:04")}}, nil},
+		{"there is none", kept, nil, nil},
+		{"the configuration has none", api.NetworkConfig{}, []network.Card{{Name: "enp1s0", Hwaddr: other}}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, added := network.WithStrangers(c.kept, c.cards)
+			if diff := cmp.Diff(c.want, added, cmpopts.EquateEmpty()); diff != "" {
+				t.Fatal(diff)
+			}
+			if len(c.want) == 0 {
+				if diff := cmp.Diff(c.kept, got); diff != "" {
+					t.Error(diff)
+				}
+				return
+			}
+			for i, name := range c.want {
+				n := got.Interfaces[len(c.kept.Interfaces)+i]
+				if n.Name != name || !slices.Equal(n.Addresses, automatic) {
+					t.Errorf("added %+v, want %s with %v", n, name, automatic)
+				}
+			}
+			if problems := network.Validate(got); len(problems) != 0 {
+				t.Error(problems)
+			}
+			if len(c.kept.Interfaces) != 1 {
+				t.Error("the configuration given was changed")
+			}
+		})
 	}
 }
 

@@ -98,6 +98,9 @@ func (h *networkHands) WaitOnline(ctx context.Context, _ network.Plan, starting 
 	return err
 }
 
+// Warn is part of daemon.NetworkHands.
+func (h *networkHands) Warn(ctx context.Context, text string) { h.n.log.WarnContext(ctx, text) }
+
 // Observe is part of daemon.NetworkHands.
 func (h *networkHands) Observe(ctx context.Context, _ network.Plan) (map[string]osapi.NetworkInterfaceState, error) {
 	if err := h.n.faults.hit(ctx, "network.state"); err != nil {
@@ -142,6 +145,9 @@ func (h *networkHands) device(d network.Device) osapi.NetworkInterfaceState {
 	}
 	if len(seen.Addresses) > 0 {
 		seen.State = "routable"
+	}
+	if d.Type == "interface" && !slices.ContainsFunc(h.n.o.Cards, func(c network.Card) bool { return strings.EqualFold(c.Hwaddr, d.Hwaddr) }) {
+		seen.State, seen.Addresses, seen.Routes = "no-carrier", nil, nil
 	}
 	if d.Type == "bond" {
 		seen.Members = map[string]osapi.NetworkInterfaceState{}

@@ -119,6 +119,9 @@ type Machine struct {
 	Release string `json:"release,omitempty"`
 	// NoNetwork leaves out the network card.
 	NoNetwork bool `json:"no_network,omitempty"`
+	// Hwaddr is the MAC address of the card whose port APIPort leads to; empty is QEMU's own,
+	// 52:54:00:12:34:56.
+	Hwaddr string `json:"hwaddr,omitempty"`
 	// Taps are tap devices of this computer, each the other end of one more network card;
 	// the first card has the MAC address 52:54:00:48:46:01, and so on.
 	Taps []string `json:"taps,omitempty"`
@@ -327,7 +330,11 @@ func network(m Machine) []string {
 	if m.Release != "" {
 		netdev += ",guestfwd=tcp:" + ReleaseAddress + "-cmd:" + comma(m.Release)
 	}
-	return append([]string{"-netdev", netdev, "-device", "virtio-net-pci,netdev=net0,romfile="}, cards...)
+	card := "virtio-net-pci,netdev=net0,romfile="
+	if m.Hwaddr != "" {
+		card += ",mac=" + m.Hwaddr
+	}
+	return append([]string{"-netdev", netdev, "-device", card}, cards...)
 }
 
 // TapHwaddr is the MAC address of the card at Machine.Taps[i].
