@@ -63,6 +63,11 @@ var machineRules = []rule{
 			"this is a TPM 1.2, and a TPM 2.0 is needed",
 			"look for a firmware update or a switch to TPM 2.0 in the firmware's setup")
 	}},
+	{"tpm-fault", func(m Machine) *Problem {
+		return when(m.TPMFault != "", "TPM",
+			"it does not work, and could not open the disk: "+m.TPMFault,
+			"switch the machine off and on again; if that does not help, clear the TPM in the firmware's setup and look for an update of its firmware")
+	}},
 	{"audit-mode", func(m Machine) *Problem {
 		return when(m.UEFI && m.AuditMode, "Secure Boot",
 			"the firmware is in audit mode, in which it starts anything",

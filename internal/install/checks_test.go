@@ -43,6 +43,7 @@ func TestCheck_OneThingWrong_NamesItsRule(t *testing.T) {
 		"nothing":        {func(*Machine) {}, nil},
 		"legacy boot":    {func(m *Machine) { m.UEFI, m.SecureBoot = false, false }, []string{"uefi"}},
 		"no TPM":         {func(m *Machine) { m.TPMPresent, m.TPMVersion = false, 0 }, []string{"tpm"}},
+		"broken TPM":     {func(m *Machine) { m.TPMFault = "it says no" }, []string{"tpm-fault"}},
 		"TPM 1.2":        {func(m *Machine) { m.TPMVersion = 1 }, []string{"tpm-version"}},
 		"audit mode":     {func(m *Machine) { m.AuditMode = true }, []string{"audit-mode"}},
 		"setup mode":     {func(m *Machine) { m.SecureBoot, m.SetupMode = false, true }, []string{"setup-mode"}},

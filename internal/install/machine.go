@@ -39,6 +39,8 @@ type Machine struct {
 	TPMPresent bool
 	// TPMVersion is the major version, 1 or 2; 0 when unknown.
 	TPMVersion int
+	// TPMFault is why the TPM does not work, in words; empty when it does, or was not asked.
+	TPMFault string
 	// TPMEmulated is true on a node that serves a TPM of its own, as its installation was
 	// allowed to.
 	TPMEmulated bool

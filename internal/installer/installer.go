@@ -33,6 +33,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/system/run"
 	"github.com/holdfast-os/holdfast/internal/system/seedmedia"
 	"github.com/holdfast-os/holdfast/internal/system/tpm"
+	"github.com/holdfast-os/holdfast/internal/system/tpm2selftest"
 )
 
 // Levels of what is said on the console.
@@ -69,6 +70,8 @@ type Options struct {
 	// WarningTime is how long a warning stays on the screen before the disk is touched;
 	// default 30 seconds.
 	WarningTime time.Duration
+	// TestTPM asks the TPM whether it works; default the kernel's device.
+	TestTPM func() error
 	// Restart restarts the machine without a program from the medium; default the system call.
 	Restart func() error
 }
@@ -91,6 +94,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.WarningTime == 0 {
 		o.WarningTime = 30 * time.Second
+	}
+	if o.TestTPM == nil {
+		o.TestTPM = tpm2selftest.TPM{}.Run
 	}
 	if o.Restart == nil {
 		o.Restart = restart
@@ -208,6 +214,11 @@ func Gather(ctx context.Context, o Options) (install.Machine, error) {
 		return machine, nil
 	}
 	machine.Install = o.Seed.Install
+	if present && version != 1 {
+		if err := o.TestTPM(); err != nil {
+			machine.TPMFault = err.Error()
+		}
+	}
 	machine.NoApplications = o.Seed.Applications != nil && len(o.Seed.Applications.Applications) == 0
 	if machine.Medium, err = ReadMedium(o.SourceDisk, o.Version); err != nil {
 		return install.Machine{}, err
