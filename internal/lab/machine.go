@@ -47,7 +47,7 @@ func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 		m.TapBootIndex = first + len(m.Disks)
 	}
 	if h.NoMedium || h.Live {
-		return m
+		return withStick(d, m, h)
 	}
 	place := len(m.Disks)
 	if h.MediumFirst {
@@ -61,16 +61,22 @@ func machineOf(d dir, h Hardware, accel qemu.Accel, apiPort int) qemu.Machine {
 		ID: "medium", Path: d.file("medium.raw"), Format: "raw", Serial: "holdfast-medium", Bus: bus,
 		BootIndex: place, Removable: true,
 	})
+	return withStick(d, m, h)
+}
+
+// withStick is the machine with the stick or disc that its seed is on, if it is on one.
+func withStick(d dir, m qemu.Machine, h Hardware) qemu.Machine {
 	if h.SeedStick != "" {
 		m.Disks = append(m.Disks, qemu.Disk{ID: "seed", Path: d.file(stickFile), Format: "raw", Serial: "holdfast-seed", Bus: qemu.USB, BootIndex: -1, Removable: true})
 	}
 	return m
 }
 
-// Forms of a file system on the stick with a seed.
+// Forms of a stick with a seed.
 const (
-	FAT = "FAT"
-	ISO = "ISO"
+	FAT     = "FAT"
+	ISO     = "ISO"
+	NoCloud = "NoCloud"
 )
 
 // stickFile is the stick's file, stickSize its size in bytes: FAT32 needs some room.

@@ -121,6 +121,24 @@ func orText(value, fallback string) string {
 	return value
 }
 
+// Refit gives a machine that is off other hardware: what h names is another one or there
+// besides, the rest stays. Its disks, firmware variables and TPM are not touched.
+func (l *Lab) Refit(name string, h Hardware) error {
+	d, err := l.dir(name)
+	if err != nil {
+		return err
+	}
+	s, err := loadState(d.file("state.json"))
+	if err != nil {
+		return err
+	}
+	if _, runs := qemu.Running(d.file("qemu.pid")); runs {
+		return fmt.Errorf("changing the hardware of the lab %s: it runs; `holdfast lab power cut %s` first", name, name)
+	}
+	s.Machine = changedMachine(d, s.Machine, h)
+	return s.save(d.file("state.json"))
+}
+
 // Remove ends the machine at once and deletes all of it, its certificates included.
 func (l *Lab) Remove(ctx context.Context, name string) error {
 	d, err := l.dir(name)

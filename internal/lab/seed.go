@@ -137,6 +137,13 @@ func (u *up) makeStick(ctx context.Context, files []seed.Member) error {
 	}
 	defer os.RemoveAll(dir)
 	stick := u.d.file(stickFile)
+	label := seedsource.LabelSeed
+	if u.o.Hardware.SeedStick == NoCloud {
+		label = "CIDATA"
+		if files, err = userData(files); err != nil {
+			return err
+		}
+	}
 	args := []string{"-i", stick}
 	for _, file := range files {
 		path := filepath.Join(dir, file.Name)
@@ -145,7 +152,7 @@ func (u *up) makeStick(ctx context.Context, files []seed.Member) error {
 		}
 		args = append(args, path)
 	}
-	commands := []run.Command{u.tools.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", seedsource.LabelSeed, "-o", stick, dir)}
+	commands := []run.Command{u.tools.Command("xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", label, "-o", stick, dir)}
 	if u.o.Hardware.SeedStick == FAT {
 		if err := os.WriteFile(stick, nil, 0o600); err != nil {
 			return fmt.Errorf("making the seed's stick: %w", err)
@@ -154,7 +161,7 @@ func (u *up) makeStick(ctx context.Context, files []seed.Member) error {
 			return fmt.Errorf("making the seed's stick: %w", err)
 		}
 		commands = []run.Command{
-			u.tools.Command("mformat", "-i", stick, "-F", "-v", seedsource.LabelSeed, "::"),
+			u.tools.Command("mformat", "-i", stick, "-F", "-v", label, "::"),
 			u.tools.Command("mcopy", append(args, "::")...),
 		}
 	}
@@ -164,6 +171,26 @@ func (u *up) makeStick(ctx context.Context, files []seed.Member) error {
 		}
 	}
 	return nil
+}
+
+// userData are the files of a NoCloud disc that has the documents.
+func userData(files []seed.Member) ([]seed.Member, error) {
+	documents := map[string]json.RawMessage{}
+	for _, file := range files {
+		name, ok := strings.CutSuffix(file.Name, ".json")
+		if !ok {
+			return nil, fmt.Errorf("making user data: %s is sealed, which the lab does not put there", file.Name)
+		}
+		documents[name] = file.Data
+	}
+	text, err := json.Marshal(object{"holdfast": documents}) // JSON is YAML
+	if err != nil {
+		return nil, fmt.Errorf("making user data: %w", err)
+	}
+	return []seed.Member{
+		{Name: "user-data", Data: append([]byte("#cloud-config\n"), text...)},
+		{Name: "meta-data", Data: []byte("instance-id: lab\n")},
+	}, nil
 }
 
 // buildVersion reads which release a build folder holds.

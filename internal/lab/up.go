@@ -52,7 +52,8 @@ type Hardware struct {
 	// a CD.
 	DiskBus, MediumBus qemu.Bus
 	// SeedStick, FAT or ISO, has the seed on a stick of its own with the label SEED_DATA,
-	// and none on the medium.
+	// and none on the medium. NoCloud has it on a disc labelled CIDATA, as user data for
+	// cloud-init.
 	SeedStick string
 	// DiskSector is the sector size of the disks in bytes, default 512; DiskPhysicalSector
 	// the one that they have inside, default the same.
@@ -108,6 +109,10 @@ type Options struct {
 	// Default one made of the build with the seed of the lab, which alone Seed, SealSeed,
 	// Hardware.SeedStick and Hardware.Live change.
 	Medium string
+	// Disk is a file of qcow2 that is the first disk of a machine with Hardware.Live, made
+	// larger where Hardware.DiskGiB says so. It has no seed in it. It is copied. Default a raw
+	// one made as the medium is.
+	Disk string
 	// ClientCert and ClientKey, both PEM, are who the lab is when it asks the node; a Medium
 	// has to name the certificate. Default a pair that is made once.
 	ClientCert, ClientKey []byte
@@ -445,11 +450,28 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 		}
 		files = nil
 	}
+	if u.o.Disk != "" {
+		return u.takeDisk(ctx)
+	}
 	archive, err := seedArchive(files)
 	if err != nil {
 		return err
 	}
 	return u.makeMedia(archive)
+}
+
+// takeDisk makes the first disk of a file that is a disk already.
+func (u *up) takeDisk(ctx context.Context) error {
+	disk := &u.s.Machine.Disks[0]
+	if err := qemu.CopySparse(disk.Path, u.o.Disk); err != nil {
+		return err
+	}
+	disk.Format = "qcow2"
+	size := fmt.Sprintf("%dG", diskSizes(u.o.Hardware)[0])
+	if _, err := u.runner(ctx, u.tools.Command("qemu-img", "resize", "-q", disk.Path, size)); err != nil {
+		return fmt.Errorf("making the disk %s: %w", disk.Path, err)
+	}
+	return nil
 }
 
 // makeMedia writes the image to what the machine is started from.

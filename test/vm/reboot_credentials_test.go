@@ -65,20 +65,7 @@ func TestDisk_MovedToAnotherMachine_AsksForRecoveryKey(t *testing.T) {
 	}
 	n := clone(t, baseName+"-moved", lab.Hardware{})
 	n.newTPM(t)
-	since := n.serialSize(t)
-	n.powerOn(t)
-	port := n.typeOnSerial(t)
-	n.saysOnSerial(t, since, bootLimit, "recovery key", "Please enter passphrase")
-	// A line that goes wrong on the serial port is answered with the same question.
-	tries := 0
-	until(t, bootLimit, "waiting for the node to come up with its recovery key", func(ctx context.Context) (bool, error) {
-		if tries++; tries%5 == 1 {
-			if _, err := port.Write([]byte(before.Config.EncryptionRecoveryKeys[0] + "\n")); err != nil {
-				return false, err
-			}
-		}
-		return n.ready(ctx)
-	})
+	n.openByKey(t, before.Config.EncryptionRecoveryKeys[0])
 	after, err := n.api.Security(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -94,4 +81,24 @@ func TestDisk_MovedToAnotherMachine_AsksForRecoveryKey(t *testing.T) {
 	if after.State.TPMStatus == "ok" {
 		t.Error("the node says that the TPM of another machine is its own")
 	}
+}
+
+// openByKey starts a machine that asks for its recovery key, and types it until the node is
+// ready.
+func (n *node) openByKey(t *testing.T, key string) {
+	t.Helper()
+	since := n.serialSize(t)
+	n.powerOn(t)
+	port := n.typeOnSerial(t)
+	n.saysOnSerial(t, since, bootLimit, "recovery key", "Please enter passphrase")
+	// A line that goes wrong on the serial port is answered with the same question.
+	tries := 0
+	until(t, bootLimit, "waiting for the node to come up with its recovery key", func(ctx context.Context) (bool, error) {
+		if tries++; tries%5 == 1 {
+			if _, err := port.Write([]byte(key + "\n")); err != nil {
+				return false, err
+			}
+		}
+		return n.ready(ctx)
+	})
 }

@@ -127,6 +127,16 @@ func (p *published) make(ctx context.Context, version, bad string) error {
 	return os.RemoveAll(out)
 }
 
+// unpublished waits until a release is made, and gives the folder with its files, which no node
+// is served.
+func (c *coming) unpublished(t *testing.T) string {
+	t.Helper()
+	if err := <-c.made; err != nil {
+		t.Fatalf("making release %s: %v", c.version, err)
+	}
+	return filepath.Join(c.tree.next(), c.version)
+}
+
 // publish waits until a release is made, and serves it. It gives its version.
 func (c *coming) publish(t *testing.T) string {
 	t.Helper()

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-os/holdfast/api/release"
+	wire "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/lab"
 	"github.com/holdfast-os/holdfast/internal/layout"
 	"github.com/holdfast-os/holdfast/test/vm/forge"
@@ -43,7 +43,7 @@ func TestRecovery_BothSlotsBad_TakesARescueMedium(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	makeRescueMedium(t, n.file("disk1.raw"))
+	makeRescueMedium(t, n.file("disk1.raw"), filepath.Join(machines.tree, machines.version))
 	since := n.serialSize(t)
 	n.powerOn(t)
 	n.saysOnSerial(t, since, bootLimit, "Found the medium", "Release "+machines.version+" is written")
@@ -53,6 +53,30 @@ func TestRecovery_BothSlotsBad_TakesARescueMedium(t *testing.T) {
 	}
 	n.powerOn(t)
 	until(t, bootLimit, "waiting for the start after it, with the medium still in", n.ready)
+}
+
+// A node that no server of releases can reach is updated by a medium that somebody puts in: a
+// newer release is taken at the start, without a question, and what runs afterwards is it.
+func TestRecovery_MediumWithANewerRelease_UpdatesTheNode(t *testing.T) {
+	slow(t)
+	longOnly(t)
+	next := newTree(t).begin(t, "")
+	t.Cleanup(func() { removeClone(t, recoveryName()) })
+	makeClone(t, lab.Options{Name: recoveryName(), Hardware: lab.Hardware{DiskGiB: []int{lab.DefaultDiskGiB, stickGiB}}})
+	n := watched(t, newNode(t, recoveryName()))
+	makeRescueMedium(t, n.file("disk1.raw"), next.unpublished(t))
+	since := n.serialSize(t)
+	n.powerOn(t)
+	n.saysOnSerial(t, since, bootLimit, "updating to release "+next.version+" from the rescue medium")
+	until(t, 2*bootLimit, "waiting for release "+next.version, func(ctx context.Context) (bool, error) {
+		n.api.Close() // connections of before the restart
+		server, err := n.api.Server(ctx)
+		return err == nil && server.Environment.OSVersion == next.version && server.Environment.SystemIsReady, err
+	})
+	if state := n.security(t); !state.SystemStateIsTrusted {
+		t.Errorf("the state is %q", state.SystemStateStatus)
+	}
+	n.expectSlots(t, map[string]bool{machines.version: true, next.version: true})
 }
 
 // spoilSlots makes both releases of a stopped machine bad: in slot A one byte is another, and
@@ -74,30 +98,29 @@ func (n *node) spoilSlots(t *testing.T) {
 	}
 }
 
-// makeRescueMedium makes a FAT file system with the release of the build on a disk's file, as
-// the documentation says it.
-func makeRescueMedium(t *testing.T, disk string) {
+// makeRescueMedium makes a FAT file system with a release, whose folder in a release tree is
+// given, on a disk's file, as the documentation says it.
+func makeRescueMedium(t *testing.T, disk, release string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	tree := filepath.Join(machines.tree, machines.version)
-	raw, err := os.ReadFile(filepath.Join(tree, "update.json"))
+	raw, err := os.ReadFile(filepath.Join(release, "update.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var update release.Update
+	var update wire.Update
 	if err := json.Unmarshal(raw, &update); err != nil {
 		t.Fatal(err)
 	}
 	commands := [][]string{
 		{"mformat", "-i", disk, "-F", "-v", "RESCUE_DATA", "::"},
 		{"mmd", "-i", disk, "::update", "::update/x86_64"},
-		{"mcopy", "-i", disk, filepath.Join(tree, "update.sjson"), "::update/"},
+		{"mcopy", "-i", disk, filepath.Join(release, "update.sjson"), "::update/"},
 	}
 	for _, file := range update.Files {
-		wanted := []release.Type{release.TypeUpdateEFI, release.TypeUpdateUsr, release.TypeUpdateUsrVerity, release.TypeUpdateUsrSignature}
+		wanted := []wire.Type{wire.TypeUpdateEFI, wire.TypeUpdateUsr, wire.TypeUpdateUsrVerity, wire.TypeUpdateUsrSignature}
 		if slices.Contains(wanted, file.Type) {
-			commands = append(commands, []string{"mcopy", "-i", disk, filepath.Join(tree, file.Filename), "::update/x86_64/"})
+			commands = append(commands, []string{"mcopy", "-i", disk, filepath.Join(release, file.Filename), "::update/x86_64/"})
 		}
 	}
 	for _, command := range commands {
