@@ -113,6 +113,9 @@ type Options struct {
 	// larger where Hardware.DiskGiB says so. It has no seed in it. It is copied. Default a raw
 	// one made as the medium is.
 	Disk string
+	// Vars is a file with the firmware variables that a new machine begins with. It is copied.
+	// Default OVMF's, without keys.
+	Vars string
 	// ClientCert and ClientKey, both PEM, are who the lab is when it asks the node; a Medium
 	// has to name the certificate. Default a pair that is made once.
 	ClientCert, ClientKey []byte
@@ -410,7 +413,7 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 		}
 	}
 	if u.s.Machine.Vars != "" {
-		if err := qemu.CopySparse(u.s.Machine.Vars, u.tools.File("usr/share/OVMF/OVMF_VARS_4M.fd")); err != nil {
+		if err := qemu.CopySparse(u.s.Machine.Vars, orText(u.o.Vars, u.tools.File("usr/share/OVMF/OVMF_VARS_4M.fd"))); err != nil {
 			return fmt.Errorf("making the firmware variables: %w", err)
 		}
 	}
