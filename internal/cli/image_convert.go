@@ -87,6 +87,9 @@ func convertImage(ctx context.Context, env *Env, from, to, format string, diskSi
 	if err != nil {
 		return fmt.Errorf("looking into %s: %w", from, err)
 	}
+	if err := table.CheckWhole(image.size); err != nil {
+		return cutImage(fmt.Errorf("looking into %s: %w", from, err))
+	}
 	if table.Sector != 512 {
 		return fmt.Errorf("%s is an image for a CD, and no disk: begin with the raw image", from)
 	}

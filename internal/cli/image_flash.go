@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -79,7 +80,7 @@ func flash(ctx context.Context, env *Env, image, device string, force bool, conf
 	defer func() { err = errors.Join(err, done()) }()
 	size, err := media.Flash(ctx, in, taken, room, flashProgress(env, need))
 	if err != nil {
-		return fmt.Errorf("writing to %s: %w", disk.Path, err)
+		return cutImage(fmt.Errorf("writing to %s: %w", disk.Path, err))
 	}
 	if err := (block.Devices{Run: env.Run}).Reread(ctx, disk.Path); err != nil {
 		// The image is there; only this computer does not see its partitions yet.
@@ -91,7 +92,8 @@ func flash(ctx context.Context, env *Env, image, device string, force bool, conf
 }
 
 // imageNeeds reads the beginning of an image, and gives the bytes that a device must have
-// for it. What is no image for a disk is refused before anything is asked.
+// for it. What is no image for a disk, or can be seen to be cut off, is refused before
+// anything is asked; of a packed image only unpacking all of it tells.
 func imageNeeds(path string) (need int64, err error) {
 	in, done, err := openStream(path)
 	if err != nil {
@@ -99,8 +101,14 @@ func imageNeeds(path string) (need int64, err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	table, err := media.ReadBeginning(in)
+	if f, raw := in.(*os.File); raw && err == nil {
+		var size int64
+		if size, _, err = block.Size(f); err == nil {
+			err = table.CheckWhole(size)
+		}
+	}
 	if err != nil {
-		return 0, fmt.Errorf("looking into %s: %w", path, err)
+		return 0, cutImage(fmt.Errorf("looking into %s: %w", path, err))
 	}
 	if table.Sector != 512 {
 		return 0, withTry(fmt.Errorf("%s is an image for a CD: firmware does not start it from a stick", path), "the raw image (.img)")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -141,9 +142,19 @@ func unpack(ctx context.Context, in io.Reader, to string) error {
 		err = fmt.Errorf("it has more than %d bytes", int64(media.MaxImage))
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("unpacking the image: %w", err), out.Close())
+		return errors.Join(cutImage(fmt.Errorf("unpacking the image: %w", err)), out.Close())
 	}
 	return out.Close()
+}
+
+// cutImage says how to go on with an image that is not whole: cut off, or with another sum
+// than its packed form says.
+func cutImage(err error) error {
+	var corrupt flate.CorruptInputError
+	if errors.Is(err, media.ErrCut) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.As(err, &corrupt) {
+		return withTry(err, "download the image again, and compare its SHA-256 with the published one")
+	}
+	return err
 }
 
 type contextReader struct {

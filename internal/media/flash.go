@@ -85,17 +85,21 @@ type Device interface {
 // true while they are read back.
 type Progress func(done int64, checking bool)
 
+// halfFlashed says what a device is after an image that was not written to its end.
+const halfFlashed = "what was on the device is lost, it now holds half an image without its beginning, and starts nothing: write a whole image to it"
+
 // Flash writes an image to a device and reads it back. The first mebibyte, with the
 // partition table, comes last: a device that was written by half starts nothing. What an
 // earlier user left at its end (a second table, marks of RAID) is wiped. It gives the size
-// of the image, in bytes.
+// of the image, in bytes. An image that ends before its table says so is ErrCut; nothing is
+// written of one that ends within the first mebibyte, or has no table.
 func Flash(ctx context.Context, in io.Reader, to Device, room int64, tell Progress) (int64, error) {
-	head := make([]byte, grain)
-	n, err := io.ReadFull(in, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return 0, fmt.Errorf("reading the image: %w", err)
+	whole := &wholeReader{in: in}
+	head, err := whole.begin()
+	if err != nil {
+		return 0, err
 	}
-	head = head[:n]
+	n := len(head)
 	if _, err := to.WriteAt(make([]byte, n), 0); err != nil {
 		return 0, fmt.Errorf("erasing the beginning of the device: %w", err)
 	}
@@ -104,12 +108,12 @@ func Flash(ctx context.Context, in io.Reader, to Device, room int64, tell Progre
 	}
 	sum := sha256.New()
 	sum.Write(head)
-	size, err := flashBody(ctx, io.TeeReader(in, sum), to, int64(n), room, tell)
+	size, err := flashBody(ctx, io.TeeReader(whole, sum), to, int64(n), room, tell)
 	if err != nil {
-		return 0, fmt.Errorf("%w; the device is erased and starts nothing", err)
+		return 0, fmt.Errorf("%w; %s", err, halfFlashed)
 	}
 	if err := to.Sync(); err != nil {
-		return 0, fmt.Errorf("writing the image: %w; the device is erased and starts nothing", err)
+		return 0, fmt.Errorf("writing the image: %w; %s", err, halfFlashed)
 	}
 	if _, err := to.WriteAt(head, 0); err != nil {
 		return 0, fmt.Errorf("writing the beginning of the image: %w", err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -32,6 +33,9 @@ type Table struct {
 	DiskGUID string
 	// Partitions are in the order of the table.
 	Partitions []Partition
+	// Length is how many bytes an image with this table has at least: up to the end of its
+	// partitions, and of the second table, which lies where the first one says.
+	Length int64
 }
 
 // Partition is one entry of a table.
@@ -104,7 +108,20 @@ func ReadTable(image io.ReaderAt, size int64) (Table, error) {
 	if table.Partitions, err = parseEntries(entries, size, sector); err != nil {
 		return Table{}, fmt.Errorf("reading the partition table: %w", err)
 	}
+	second := binary.LittleEndian.Uint64(header[32:])
+	if second >= uint64(math.MaxInt64/sector) {
+		return Table{}, fmt.Errorf("reading the partition table: %w: its second table lies outside", ErrNotImage)
+	}
+	table.Length = max(table.end(), (int64(second)+1)*sector)
 	return table, nil
+}
+
+// CheckWhole is ErrCut for an image of size bytes that ends before its table says so.
+func (t Table) CheckWhole(size int64) error {
+	if size < t.Length {
+		return fmt.Errorf("%w: it ends after %d bytes, and by its partition table it has %d", ErrCut, size, t.Length)
+	}
+	return nil
 }
 
 func readEntries(image io.ReaderAt, size, sector int64, header []byte) ([]byte, error) {

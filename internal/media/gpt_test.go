@@ -14,7 +14,7 @@ import (
 func small(t testing.TB, sector int64) (Table, []byte) {
 	t.Helper()
 	const size = 256 << 10
-	table := Table{Sector: sector, DiskGUID: diskGUID, Partitions: []Partition{
+	table := Table{Sector: sector, DiskGUID: diskGUID, Length: size, Partitions: []Partition{
 		{Number: 1, Label: "esp", Type: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", GUID: "cccccccc-0000-4000-8000-000000000001", Start: 64 << 10, Size: 32 << 10},
 		{Number: 3, Label: "Größe", Type: "0fc63daf-8483-4772-8e79-3d69d8477de4", GUID: "cccccccc-0000-4000-8000-000000000003", Start: 96 << 10, Size: 64 << 10, Attributes: 1 << 60},
 	}}

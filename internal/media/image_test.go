@@ -107,7 +107,7 @@ func imageTable(t testing.TB) Table {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := Table{Sector: 512, DiskGUID: diskGUID}
+	table := Table{Sector: 512, DiskGUID: diskGUID, Length: imageSize}
 	for _, row := range rows[:layout.UsrA] {
 		table.Partitions = append(table.Partitions, Partition{Number: row.Number, Label: strings.ReplaceAll(row.Label, "%", testVersion),
 			Type: strings.ToLower(row.GUID), GUID: fmt.Sprintf("cccccccc-0000-4000-8000-%012d", row.Number), Start: row.Start, Size: row.Size})

@@ -60,7 +60,7 @@ func TestISO_Image_HasTheSamePartitionsAndACatalog(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := imageTable(t)
-	want.Sector = 2048
+	want.Sector, want.Length = 2048, 4468017152
 	if diff := cmp.Diff(want, table); diff != "" {
 		t.Error(diff)
 	}

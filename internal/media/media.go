@@ -35,6 +35,50 @@ const MaxImage = 64 << 30
 // ErrNotImage means that there is no image of ours in a file or on a device.
 var ErrNotImage = errors.New("this is no image of Holdfast")
 
+// ErrCut means that an image ends before its end: a download that broke off, for example.
+var ErrCut = errors.New("the image is cut off")
+
+// wholeReader reads an image to its end, and tells it from the place where a file was cut:
+// packed data that stop in the middle, or fewer bytes than the table says. Of both
+// io.ReadFull would make the same as of a proper end.
+type wholeReader struct {
+	in io.Reader
+	at int64
+	// table says how long the image is; until it is read, any length will do.
+	table Table
+}
+
+func (w *wholeReader) Read(p []byte) (int, error) {
+	n, err := w.in.Read(p)
+	w.at += int64(n)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = fmt.Errorf("%w: the file ends in the middle of its packed data, after %d bytes of the image", ErrCut, w.at)
+	case errors.Is(err, io.EOF):
+		if short := w.table.CheckWhole(w.at); short != nil {
+			err = short
+		}
+	}
+	return n, err
+}
+
+// begin reads the first mebibyte, or what there is of it, and the table in it.
+func (w *wholeReader) begin() (head []byte, err error) {
+	head = make([]byte, grain)
+	n, err := io.ReadFull(w, head)
+	over := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if err != nil && !over {
+		return nil, fmt.Errorf("reading the image: %w", err)
+	}
+	if w.table, err = ReadTable(&headReader{head[:n]}, MaxImage); err != nil {
+		return nil, err
+	}
+	if over {
+		return head[:n], w.table.CheckWhole(w.at)
+	}
+	return head[:n], nil
+}
+
 // Problem is one thing wrong with what a person wrote.
 type Problem struct {
 	// File is the name of the file, as "network.yaml"; empty for the whole.

@@ -382,16 +382,14 @@ func (s *stream) rest() error {
 	return nil
 }
 
-// ReadBeginning reads the table of an image of which only a stream is at hand.
+// ReadBeginning reads the table of an image of which only a stream is at hand. One that
+// ends at once, before its table says so, is ErrCut.
 func ReadBeginning(in io.Reader) (Table, error) {
-	head := make([]byte, grain)
-	n, err := io.ReadFull(in, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return Table{}, fmt.Errorf("reading the image: %w", err)
-	}
-	return ReadTable(&headReader{head[:n]}, MaxImage)
+	whole := &wholeReader{in: in}
+	_, err := whole.begin()
+	return whole.table, err
 }
 
-// Needs is how many bytes a disk must have for an image with this table: those of its
-// partitions, and of the second table behind them.
-func (t Table) Needs() int64 { return t.end() + gptEntries*gptEntry + t.Sector }
+// Needs is how many bytes a disk must have for an image with this table: all of the image,
+// and a second table behind its partitions.
+func (t Table) Needs() int64 { return max(t.Length, t.end()+gptEntries*gptEntry+t.Sector) }

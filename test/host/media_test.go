@@ -319,6 +319,7 @@ func attach(t *testing.T, file string, options ...string) string {
 
 // A device that is described, taken, written and read back through the kernel.
 func TestFlash_LoopDevice_IsTakenAloneAndReadBack(t *testing.T) {
+	needs.Programs(t, "sfdisk")
 	loop := loopDevice(t, 16<<20)
 	found, err := disks.Describe(t.Context(), run.Host, loop)
 	if err != nil {
@@ -340,6 +341,14 @@ func TestFlash_LoopDevice_IsTakenAloneAndReadBack(t *testing.T) {
 		t.Errorf("taken twice: %v", err)
 	}
 	image := bytes.Repeat([]byte("an image"), 1<<20)
+	path := filepath.Join(t.TempDir(), "image.img")
+	writeFile(t, path, string(image))
+	if _, err := run.Host(t.Context(), run.Command{Name: "sfdisk", Args: []string{"--quiet", "--no-tell-kernel", path}, Stdin: strings.NewReader("label: gpt\nstart=2048, size=2048\n")}); err != nil {
+		t.Fatal(err)
+	}
+	if image, err = os.ReadFile(path); err != nil {
+		t.Fatal(err)
+	}
 	size, err := media.Flash(context.Background(), bytes.NewReader(image), taken, 16<<20, func(int64, bool) {})
 	if err != nil || size != 8<<20 {
 		t.Fatalf("got %d, %v", size, err)
