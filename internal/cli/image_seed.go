@@ -160,7 +160,7 @@ func rewriteImage(ctx context.Context, from, to string, plan func(media.Table) (
 	return newImage(to, func(out io.Writer) error {
 		_, err := media.Stream(ctx, in, out, plan)
 		if err != nil {
-			return fmt.Errorf("changing %s: %w", from, wrongSeed(err))
+			return cutImage(fmt.Errorf("changing %s: %w", from, wrongSeed(err)))
 		}
 		return nil
 	})

@@ -245,23 +245,20 @@ type Plan struct {
 }
 
 // Stream copies an image and changes it on the way: it needs no space for a second copy
-// where the image is packed. An image that ends before a rewrite is an error; out then has
-// bytes that must be thrown away.
+// where the image is packed. An image that ends before its table says so is ErrCut; out then
+// has bytes that must be thrown away, as after every error.
 func Stream(ctx context.Context, in io.Reader, out io.Writer, plan func(Table) (Plan, error)) (Table, error) {
-	head := make([]byte, grain)
-	n, err := io.ReadFull(in, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return Table{}, fmt.Errorf("reading the image: %w", err)
-	}
-	table, err := ReadTable(&headReader{head[:n]}, MaxImage)
+	whole := &wholeReader{in: in}
+	head, err := whole.begin()
 	if err != nil {
 		return Table{}, err
 	}
+	table := whole.table
 	todo, err := plan(table)
 	if err != nil {
 		return Table{}, err
 	}
-	s := &stream{ctx: ctx, in: io.MultiReader(bytes.NewReader(head[:n]), in), out: out, size: todo.Size}
+	s := &stream{ctx: ctx, in: io.MultiReader(bytes.NewReader(head), whole), out: out, size: todo.Size}
 	for _, r := range todo.Rewrites {
 		if err := s.copyTo(r.Offset); err != nil {
 			return Table{}, err

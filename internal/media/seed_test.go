@@ -220,17 +220,35 @@ func TestStream_InputEndsEarly_IsNoImage(t *testing.T) {
 	plan := func(table Table) (Plan, error) {
 		return Plan{Rewrites: []Rewrite{{at, func(old []byte) ([]byte, error) { return old, nil }}}}, nil
 	}
-	for _, length := range []int64{at.Offset - 1, at.Offset + 1} {
-		_, err := Stream(context.Background(), bytes.NewReader(image[:length]), io.Discard, plan)
-		if !errors.Is(err, ErrNotImage) {
-			t.Errorf("%d bytes: got %v", length, err)
+	asCD := func(table Table) (Plan, error) {
+		p, err := plan(table)
+		return Plan{p.Rewrites, 4 << 20}, err
+	}
+	for _, image := range [][]byte{image, flashable(t, 3<<20)} {
+		whole := int64(len(image))
+		for _, length := range []int64{at.Offset - 1, at.Offset + 1, at.Offset + at.Size - 1, at.Offset + at.Size, whole - 32<<10, whole - 512, whole - 1} {
+			for name, plan := range map[string]func(Table) (Plan, error){"as it is": plan, "of another size": asCD} {
+				_, err := Stream(context.Background(), bytes.NewReader(image[:length]), io.Discard, plan)
+				if !errors.Is(err, ErrCut) {
+					t.Errorf("%d of %d bytes, %s: got %v", length, whole, name, err)
+				}
+			}
 		}
+	}
+	// A packed one can be cut so that all of it is there, but its sum.
+	if _, err := Stream(context.Background(), io.MultiReader(bytes.NewReader(image), cutReader{}), io.Discard, plan); !errors.Is(err, ErrCut) {
+		t.Errorf("packed: got %v", err)
 	}
 	broken := io.MultiReader(bytes.NewReader(image), failingReader{})
 	if _, err := Stream(context.Background(), broken, io.Discard, plan); !errors.Is(err, errDisk) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// cutReader is what is read of packed data behind the place where they were cut.
+type cutReader struct{}
+
+func (cutReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 type failingReader struct{}
 
