@@ -37,13 +37,14 @@ type form string
 const (
 	formRaw  form = "raw"
 	formGzip form = "gzip"
+	formVMDK form = "vmdk"
 )
 
 // magics begin files of known forms; everything else is raw, a CD too.
 var magics = []struct {
 	magic string
 	form  form
-}{{"\x1f\x8b", formGzip}, {"QFI\xfb", "qcow2"}, {"KDMV", "vmdk"}, {"vhdxfile", "vhdx"}}
+}{{"\x1f\x8b", formGzip}, {"QFI\xfb", "qcow2"}, {"KDMV", formVMDK}, {"vhdxfile", "vhdx"}}
 
 // openSource opens an image to be read from its beginning, and says how it is packed.
 func openSource(path string) (*os.File, form, error) {
@@ -80,8 +81,17 @@ func openStream(path string) (io.Reader, func() error, error) {
 		}
 		return unpacked, f.Close, nil
 	}
+	if kind == formVMDK {
+		return nil, nil, errors.Join(notReadVMDK(path), f.Close())
+	}
 	return nil, nil, errors.Join(withTry(fmt.Errorf("%s is an image of the form %s, raw or .gz is needed", path, kind),
 		"holdfast image convert "+path+" OUT --format raw"), f.Close())
+}
+
+// notReadVMDK says how to go on with a vmdk.
+func notReadVMDK(path string) error {
+	return withTry(fmt.Errorf("reading %s, a vmdk: %w", path, qemuimg.ErrNotRead),
+		"the raw image (.img) or the .qcow2; a vmdk that is your own: qemu-img convert -f vmdk -O qcow2 "+path+" OUT.qcow2")
 }
 
 // openedImage can be read at any place.
@@ -91,7 +101,7 @@ type openedImage struct {
 	close func() error
 }
 
-// openImage opens an image of any form. What is packed is unpacked into a temporary file.
+// openImage opens an image of any form but vmdk. What is packed is unpacked into a temporary file.
 func openImage(ctx context.Context, env *Env, path string) (openedImage, error) {
 	f, kind, err := openSource(path)
 	if err != nil {
@@ -103,6 +113,9 @@ func openImage(ctx context.Context, env *Env, path string) (openedImage, error) 
 			return openedImage{}, errors.Join(err, f.Close())
 		}
 		return openedImage{f, size, f.Close}, nil
+	}
+	if kind == formVMDK {
+		return openedImage{}, errors.Join(notReadVMDK(path), f.Close())
 	}
 	dir, err := os.MkdirTemp(env.Getenv("TMPDIR"), "holdfast-image-")
 	if err != nil {

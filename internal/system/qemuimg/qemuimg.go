@@ -3,6 +3,10 @@
 // qemu-img reads images that may come from anywhere, so the format of each is always named:
 // a raw image whose first bytes look like those of another format would otherwise be read
 // as that, with references to files of this computer in it.
+//
+// A vmdk is written, and never read: its descriptor names the files that its content is in,
+// any file of this computer or an address among them, and qemu-img opens them as soon as it
+// looks at it.
 package qemuimg
 
 import (
@@ -41,12 +45,19 @@ func (t Tool) do(ctx context.Context, args ...string) ([]byte, error) {
 	return result.Stdout, err
 }
 
-// Formats are those that are read and written, by the names that qemu-img has for them.
+// ErrNotRead means that images of a format are not read.
+var ErrNotRead = errors.New("images of this format are not read, since they can name any file of this computer as their content")
+
+// Formats are those that are written, and but for vmdk read, by the names that qemu-img has
+// for them.
 var Formats = []string{"raw", "qcow2", "vhdx", "vmdk"}
 
 // Convert writes the image in, of format from, to the new file out in the format to. An
-// image that refers to another file is refused.
+// image that refers to another file is refused, and a vmdk is ErrNotRead.
 func (t Tool) Convert(ctx context.Context, in, from, out, to string) error {
+	if from == "vmdk" {
+		return fmt.Errorf("reading %s, a vmdk: %w", in, ErrNotRead)
+	}
 	if from != "raw" {
 		if err := t.alone(ctx, in, from); err != nil {
 			return err
