@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	apios "github.com/holdfast-os/holdfast/api/os"
 	api "github.com/holdfast-os/holdfast/api/seed"
 	"github.com/holdfast-os/holdfast/internal/seed"
 )
@@ -163,6 +164,47 @@ func TestChoice_Secret_IsFoundAndNotShown(t *testing.T) {
 		}
 		if !contains(found, "seeds."+where) {
 			t.Errorf("%s: found %v", where, found)
+		}
+	}
+}
+
+// A link with a choice is kept by browsers and logs: no form of a password in an address may
+// stand in it, wherever in a list. What has none is shown.
+func TestChoice_AddressWithAPassword_IsASecret(t *testing.T) {
+	for text, secret := range map[string]bool{
+		"https://a.example.org":                                     false,
+		"https://a.example.org/tree https://[2001:db8::1]:8443/":    false,
+		"a.example.org:8443":                                        false,
+		"https://me:hidden@a.example.org":                           true,
+		"https://hidden@a.example.org/tree":                         true,
+		"https://a.example.org https://me:hidden@b.example.org":     true,
+		"https://a.example.org\nhttps://b.example.org?token=hidden": true,
+		"me:hidden@a.example.org":                                   true,
+		"hidden@a.example.org":                                      true,
+		"a.example.org me:hidden@b.example.org":                     true,
+		"//me:hidden@a.example.org":                                 true,
+		"https://me:hid/den@a.example.org":                          true,
+		"https://a.example.org/tree#token=hidden":                   true,
+		"a.example.org/tree#token=hidden":                           true,
+		"a.example.org/tree?token=hidden":                           true,
+	} {
+		for _, field := range []string{"server_url", "mirrors"} {
+			set := &seed.Set{Provider: &api.Provider{ProviderConfig: apios.ProviderConfig{Name: "images", Config: map[string]string{field: text}}}}
+			var want []string
+			if secret {
+				want = []string{"provider.config." + field}
+			}
+			got, err := Secrets(set)
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Errorf("%s %q: %v %s", field, text, err, diff)
+			}
+		}
+	}
+	// Elsewhere a name may have an @, and a login may not.
+	for name, secret := range map[string]bool{"me@laptop": false, "me:hidden@laptop": true} {
+		set := &seed.Set{Incus: &api.Incus{Preseed: &api.IncusPreseed{Certificates: []api.IncusCertificate{{Name: name}}}}}
+		if got, err := Secrets(set); err != nil || len(got) > 0 != secret {
+			t.Errorf("%q: %v, %v", name, got, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -84,7 +85,7 @@ func hide(value any, where string, secret func(string)) any {
 			v[i] = hide(below, where, secret)
 		}
 	case string:
-		if v != "" && (!isOpen(where) || looksSecret(v)) {
+		if v != "" && (!isOpen(where) || looksSecret(where, v)) {
 			secret(where)
 			return config.Secret
 		}
@@ -104,15 +105,21 @@ func isOpen(where string) bool {
 	})
 }
 
-// looksSecret finds keys, and addresses with a password or a query, in fields that should
-// have none.
-func looksSecret(text string) bool {
-	if strings.Contains(text, "PRIVATE KEY") {
+// addresses are fields that hold addresses of servers, with or without https://, as a list
+// with spaces too.
+var addresses = []string{"provider.config.server_url", "provider.config.mirrors"}
+
+// login is a word with a user and a password, as "me:password@host".
+var login = regexp.MustCompile(`:\S*@`)
+
+// looksSecret finds keys, and addresses with a login, a query or a fragment, in fields that
+// should have none. Where an address begins and ends is not asked: a text that only looks
+// like one costs a link, and a password that is not seen is in it for good.
+func looksSecret(where, text string) bool {
+	if strings.Contains(text, "PRIVATE KEY") || login.MatchString(text) {
 		return true
 	}
-	_, rest, isURL := strings.Cut(text, "://")
-	authority, _, _ := strings.Cut(rest, "/")
-	return isURL && (strings.Contains(authority, "@") || strings.Contains(rest, "?"))
+	return (slices.Contains(addresses, where) || strings.Contains(text, "://")) && strings.ContainsAny(text, "@?#")
 }
 
 // checkCertificates finds a certificate that nobody could log in with.
