@@ -19,7 +19,8 @@
 //
 // Invariants: no secret is in a link that works twice, or in the log; what a person sees as
 // YAML is byte by byte what lies in the archive; the image is spliced, never packed again
-// (package splice); everything that a client makes this service keep has a limit. A seed with
+// (package splice); a CD is made of the disk image while it is sent, byte by byte as `holdfast
+// image iso` makes it, unless the release has one of its own; everything that a client makes this service keep has a limit. A seed with
 // secrets is kept in memory alone, for ten minutes.
 //
 // A one-shot link is used up once its last byte was sent; a download that is cut can go on
@@ -153,7 +154,7 @@ func (s *Service) Prepare(ctx context.Context) error {
 	for _, want := range newest(index) {
 		path, err := s.tree.path(want.version, want.file.Filename)
 		if err == nil {
-			_, err = s.images.get(ctx, path, want.file.SHA256)
+			_, err = s.images.get(ctx, path, want)
 		}
 		if err != nil {
 			failed = append(failed, err)

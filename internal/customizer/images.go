@@ -131,7 +131,7 @@ type releaseInfo struct {
 }
 
 type choosable struct {
-	// Types are "raw" and "iso".
+	// Types are "raw" and "iso", the latter also where it is made of the former.
 	Types []string `json:"types"`
 	// Applications are names for the seed "applications".
 	Applications []string `json:"applications"`
@@ -148,20 +148,15 @@ func (s *Service) releases(w http.ResponseWriter, _ *http.Request) error {
 		for _, f := range u.Files {
 			of := one.Architectures[f.Architecture]
 			if of == nil {
-				of = &choosable{Types: []string{}, Applications: []string{}}
+				of = &choosable{Applications: []string{}}
 				one.Architectures[f.Architecture] = of
 			}
-			switch f.Type {
-			case api.TypeImageRaw:
-				of.Types = append(of.Types, TypeRaw)
-			case api.TypeImageISO:
-				of.Types = append(of.Types, TypeISO)
-			case api.TypeApplication:
+			if f.Type == api.TypeApplication {
 				of.Applications = append(of.Applications, applicationName(f))
 			}
 		}
 		for name, of := range one.Architectures {
-			if len(of.Types) == 0 {
+			if of.Types = typesOf(u, name); len(of.Types) == 0 {
 				delete(one.Architectures, name)
 			}
 		}
@@ -174,6 +169,18 @@ func (s *Service) releases(w http.ResponseWriter, _ *http.Request) error {
 		known["server_url"] = s.o.ServerURL
 	}
 	return answer(w, known)
+}
+
+// typesOf are the types of images that a release gives.
+func typesOf(u api.Update, architecture string) []string {
+	types := []string{}
+	for _, kind := range []string{TypeRaw, TypeISO} {
+		_, err := find(api.Index{Updates: []api.Update{u}}, Choice{Architecture: architecture, Type: kind, Version: u.Version})
+		if err == nil {
+			types = append(types, kind)
+		}
+	}
+	return types
 }
 
 // applicationName is that of a published application: the file's name without endings.
@@ -210,7 +217,7 @@ func (s *Service) postChoice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	a := choiceAnswer{Version: found.version, File: unpackedName(found.file.Filename), Secrets: []string{}}
+	a := choiceAnswer{Version: found.version, File: found.name(), Secrets: []string{}}
 	if a.ID, err = c.ID(); err != nil {
 		return err
 	}
@@ -267,8 +274,6 @@ func (s *Service) linkOf(c Choice) (string, error) {
 	return "/1.0/images/" + id + "?choice=" + encoded, nil
 }
 
-func unpackedName(filename string) string { return strings.TrimSuffix(path.Base(filename), ".gz") }
-
 // customize finds the image of a choice; it waits when the image is not prepared yet.
 func (s *Service) customize(r *http.Request, c Choice) (customized, published, error) {
 	index, err := s.tree.index()
@@ -283,7 +288,7 @@ func (s *Service) customize(r *http.Request, c Choice) (customized, published, e
 	if err != nil {
 		return customized{}, published{}, err
 	}
-	image, err := s.images.get(r.Context(), file, found.file.SHA256)
+	image, err := s.images.get(r.Context(), file, found)
 	if err != nil {
 		return customized{}, published{}, err
 	}
@@ -291,7 +296,7 @@ func (s *Service) customize(r *http.Request, c Choice) (customized, published, e
 	if err != nil {
 		return customized{}, published{}, err
 	}
-	return customized{image, archive, unpackedName(found.file.Filename)}, found, nil
+	return customized{image, archive, found.name()}, found, nil
 }
 
 // postImage makes one-shot links.

@@ -2,22 +2,20 @@ package customizer
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	api "github.com/holdfast-os/holdfast/api/release"
 	"github.com/holdfast-os/holdfast/internal/media"
-	"github.com/holdfast-os/holdfast/internal/splice"
 )
 
 // maxIndex bounds the index of a tree, in bytes.
@@ -103,32 +101,55 @@ func (t *tree) path(version, filename string) (string, error) {
 	return filepath.Join(t.dir, name), nil
 }
 
-// published is a file of a release.
+// published is an image of a release.
 type published struct {
 	version string
 	file    api.File
+	// madeCD is set when the file is a disk image, and a CD is made of it while it is sent.
+	madeCD bool
+}
+
+// name is the unpacked image's, as "Holdfast_202611220104.iso".
+func (p published) name() string {
+	name := strings.TrimSuffix(path.Base(p.file.Filename), ".gz")
+	if p.madeCD {
+		name = strings.TrimSuffix(name, path.Ext(name)) + ".iso"
+	}
+	return name
 }
 
 // errNoRelease is a choice that the tree does not have.
 var errNoRelease = errors.New("there is no such release")
 
 // find gives the release and the image of a choice: the exact version, or the highest of the
-// channel that has this kind of image.
+// channel that has this kind of image. A CD can be made of a disk image.
 func find(index api.Index, c Choice) (published, error) {
 	for _, u := range index.Updates {
 		if c.Version != "" && u.Version != c.Version || c.Version == "" && !slices.Contains(u.Channels, c.Channel) {
 			continue
 		}
-		for _, f := range u.Files {
-			if f.Architecture == c.Architecture && f.Type == imageType(c.Type) && path.Ext(f.Filename) == ".gz" {
-				return published{u.Version, f}, nil
-			}
+		if f, ok := imageOf(u, c.Architecture, imageType(c.Type)); ok {
+			return published{u.Version, f, false}, nil
+		}
+		if f, ok := imageOf(u, c.Architecture, api.TypeImageRaw); ok {
+			return published{u.Version, f, true}, nil
 		}
 	}
 	if c.Version != "" {
 		return published{}, fmt.Errorf("%w: version %s has no %s image for %s", errNoRelease, c.Version, c.Type, c.Architecture)
 	}
 	return published{}, fmt.Errorf("%w: channel %s has no %s image for %s", errNoRelease, c.Channel, c.Type, c.Architecture)
+}
+
+// imageOf is the image of a type in a release.
+func imageOf(u api.Update, architecture string, kind api.Type) (api.File, bool) {
+	i := slices.IndexFunc(u.Files, func(f api.File) bool {
+		return f.Architecture == architecture && f.Type == kind && path.Ext(f.Filename) == ".gz"
+	})
+	if i < 0 {
+		return api.File{}, false
+	}
+	return u.Files[i], true
 }
 
 func imageType(kind string) api.Type {
@@ -138,13 +159,13 @@ func imageType(kind string) api.Type {
 	return api.TypeImageRaw
 }
 
-// newest are the images that people will ask for, the newest release first.
+// newest are the files of the images that people will ask for, the newest release first.
 func newest(index api.Index) (all []published) {
 	for _, channel := range channels(index) {
 		for _, architecture := range media.Architectures {
 			for _, kind := range []string{TypeRaw, TypeISO} {
 				one, err := find(index, Choice{Architecture: architecture, Type: kind, Channel: channel})
-				if err == nil && !slices.Contains(all, one) {
+				if err == nil && !one.madeCD && !slices.Contains(all, one) {
 					all = append(all, one)
 				}
 			}
@@ -171,74 +192,4 @@ func sums(index api.Index) (all []string) {
 		}
 	}
 	return all
-}
-
-// images prepares images, each once, one at a time, and remembers them.
-type images struct {
-	ctx    context.Context
-	dir    string
-	region splice.Region
-	log    *slog.Logger
-	turn   chan struct{}
-	work   sync.WaitGroup
-
-	mu   sync.Mutex
-	jobs map[string]*job
-}
-
-type job struct {
-	done  chan struct{}
-	image *splice.Image
-	err   error
-}
-
-func newImages(ctx context.Context, dir string, region splice.Region, log *slog.Logger) *images {
-	return &images{ctx: ctx, dir: dir, region: region, log: log, turn: make(chan struct{}, 1), jobs: map[string]*job{}}
-}
-
-// wait waits for the end of the work, after the context has ended.
-func (i *images) wait() { i.work.Wait() }
-
-// get gives the prepared image, or waits for it. The work goes on when the one who waits
-// leaves.
-func (i *images) get(ctx context.Context, path, sum string) (*splice.Image, error) {
-	i.mu.Lock()
-	j := i.jobs[sum]
-	if j == nil {
-		j = &job{done: make(chan struct{})}
-		i.jobs[sum] = j
-		i.work.Add(1)
-		go i.prepare(j, path, sum)
-	}
-	i.mu.Unlock()
-	select {
-	case <-j.done:
-		return j.image, j.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (i *images) prepare(j *job, path, sum string) {
-	defer i.work.Done()
-	defer close(j.done)
-	select {
-	case i.turn <- struct{}{}:
-		defer func() { <-i.turn }()
-	case <-i.ctx.Done():
-		j.err = i.ctx.Err()
-		return
-	}
-	if j.image, j.err = splice.Open(i.dir, sum, i.region); j.err == nil {
-		return
-	}
-	i.log.Info("preparing an image", "file", path)
-	if j.image, j.err = splice.Prepare(i.ctx, splice.Source{Path: path, SHA256: sum}, i.region, i.dir); j.err != nil {
-		i.log.Error("preparing an image", "error", j.err)
-		i.mu.Lock()
-		delete(i.jobs, sum) // the next one tries again
-		i.mu.Unlock()
-		return
-	}
-	i.log.Info("an image is prepared", "file", path)
 }

@@ -26,6 +26,11 @@ func (p Part) length() int64 {
 	return p.Size
 }
 
+// follows tells whether a section of a file goes on where another one ends.
+func (p Part) follows(before Part) bool {
+	return p.Data == nil && before.Data == nil && p.Path == before.Path && p.Offset == before.Offset+before.Size
+}
+
 // Content is a file that is put together while it is sent. It is safe for several
 // goroutines.
 type Content struct {
@@ -39,10 +44,15 @@ type Content struct {
 func Join(tag string, parts ...Part) *Content {
 	c := &Content{tag: tag}
 	for _, p := range parts {
-		if p.length() > 0 {
-			c.parts = append(c.parts, p)
-			c.size += p.length()
+		if p.length() == 0 {
+			continue
 		}
+		c.size += p.length()
+		if n := len(c.parts) - 1; n >= 0 && p.follows(c.parts[n]) {
+			c.parts[n].Size += p.Size
+			continue
+		}
+		c.parts = append(c.parts, p)
 	}
 	return c
 }

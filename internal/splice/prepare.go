@@ -21,7 +21,7 @@ import (
 )
 
 // indexFormat is the version of the cache; another one is prepared anew.
-const indexFormat = 1
+const indexFormat = 2
 
 // MaxImage bounds an unpacked image, in bytes.
 const MaxImage = 64 << 30
@@ -42,15 +42,17 @@ type index struct {
 	RawSize      int64  `json:"raw_size"`
 	RegionOffset int64  `json:"region_offset"`
 	RegionSize   int64  `json:"region_size"`
-	Head         half   `json:"head"`
-	Tail         half   `json:"tail"`
-	PackedSHA256 string `json:"packed_sha256"`
+	// Pieces are those before and behind the region, in their order.
+	Pieces       []indexPiece `json:"pieces"`
+	PackedSHA256 string       `json:"packed_sha256"`
 }
 
-// half is what is known of the head or the tail.
-type half struct {
-	// Size is the packed one, in bytes.
-	Size int64 `json:"size"`
+type indexPiece struct {
+	// Start and Size are the unpacked piece's, in bytes.
+	Start int64 `json:"start"`
+	Size  int64 `json:"size"`
+	// Packed is the size of the packed one, in bytes.
+	Packed int64 `json:"packed"`
 	// Sum is the CRC-32 of the unpacked one.
 	Sum uint32 `json:"crc32"`
 }
@@ -61,6 +63,9 @@ type Source struct {
 	Path string
 	// SHA256 is the file's sum, hexadecimal, as the release's index has it.
 	SHA256 string
+	// Cuts gives the places where the image may change later (Image.With), in bytes, out of its
+	// beginning of at most 64 KiB; default none. More than 100 are an error.
+	Cuts func(beginning []byte) []int64
 }
 
 // Open opens what Prepare has left in dir. The error is os.ErrNotExist when the image has
@@ -86,8 +91,15 @@ func Open(dir, sum string, region Region) (*Image, error) {
 	if x.Format != indexFormat || x.SourceSHA256 != sum || x.RegionOffset != region.Offset || x.RegionSize != region.Size {
 		return nil, missing
 	}
-	m := &Image{packed: filepath.Join(dir, sum+".deflate"), raw: filepath.Join(dir, sum+".raw"), index: x}
-	if !hasSize(m.packed, x.Head.Size+x.Tail.Size) || !hasSize(m.raw, x.RawSize) {
+	m := &Image{packed: filepath.Join(dir, sum+".deflate"), raw: filepath.Join(dir, sum+".raw"), region: region, content: x.PackedSHA256}
+	var pieces []piece
+	packed := int64(0)
+	for _, p := range x.Pieces {
+		pieces = append(pieces, piece{p.Start, p.Size, p.Sum,
+			Part{Path: m.packed, Offset: packed, Size: p.Packed}, Part{Path: m.raw, Offset: p.Start, Size: p.Size}})
+		packed += p.Packed
+	}
+	if m.join(pieces, x.RawSize) != nil || !hasSize(m.packed, packed) || !hasSize(m.raw, x.RawSize) {
 		return nil, missing
 	}
 	if m.zeros, err = newZeros(region.Size); err != nil {
@@ -170,7 +182,15 @@ func prepare(ctx context.Context, source Source, region Region, dir string) (err
 	if err != nil {
 		return err
 	}
-	if err := p.run(ctx, unpacked); err != nil {
+	beginning := make([]byte, grain)
+	n, err := io.ReadFull(unpacked, beginning)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if err := p.cut(source.Cuts, beginning[:n]); err != nil {
+		return err
+	}
+	if err := p.run(ctx, io.MultiReader(bytes.NewReader(beginning[:n]), unpacked)); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, counted); err != nil {
@@ -185,7 +205,7 @@ func prepare(ctx context.Context, source Source, region Region, dir string) (err
 	return writeIndex(base+".json", index{
 		Format: indexFormat, SourceSHA256: source.SHA256, RawSize: p.at,
 		RegionOffset: region.Offset, RegionSize: region.Size,
-		Head: p.head, Tail: p.tail, PackedSHA256: hex.EncodeToString(p.sum.Sum(nil)),
+		Pieces: p.pieces, PackedSHA256: hex.EncodeToString(p.sum.Sum(nil)),
 	})
 }
 
@@ -215,8 +235,36 @@ type preparer struct {
 	region      Region
 	raw, packed *os.File
 	sum         hash.Hash
-	head, tail  half
-	at          int64
+	// cuts are where pieces begin, ascending.
+	cuts   []int64
+	pieces []indexPiece
+	at     int64
+}
+
+// maxCuts bounds the cuts of one image.
+const maxCuts = 100
+
+// cut notes where pieces begin: at both ends of the region, and where the caller says.
+func (p *preparer) cut(cuts func([]byte) []int64, beginning []byte) error {
+	p.cuts = []int64{p.region.Offset, p.region.Offset + p.region.Size}
+	if cuts != nil {
+		p.cuts = append(p.cuts, cuts(beginning)...)
+	}
+	if len(p.cuts) > maxCuts {
+		return fmt.Errorf("it would be cut at %d places, %d are possible", len(p.cuts), maxCuts)
+	}
+	slices.Sort(p.cuts)
+	return nil
+}
+
+// next is where the piece ends that begins at a place or goes on there, at most.
+func (p *preparer) next(at int64) int64 {
+	for _, c := range p.cuts {
+		if c > at {
+			return c
+		}
+	}
+	return MaxImage + 1
 }
 
 // close removes the files of a preparation that failed.
@@ -272,13 +320,7 @@ func (p *preparer) run(ctx context.Context, in io.Reader) error {
 func (p *preparer) read(ctx context.Context, in io.Reader, queue chan<- *chunk) error {
 	end := p.region.Offset + p.region.Size
 	for {
-		limit := int64(chunkSize)
-		if p.at < p.region.Offset {
-			limit = min(limit, p.region.Offset-p.at)
-		} else if p.at < end {
-			limit = min(limit, end-p.at)
-		}
-		c := &chunk{data: make([]byte, limit), at: p.at, done: make(chan struct{})}
+		c := &chunk{data: make([]byte, min(chunkSize, p.next(p.at)-p.at)), at: p.at, done: make(chan struct{})}
 		n, err := io.ReadFull(in, c.data)
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return err
@@ -319,11 +361,12 @@ func (p *preparer) write(c *chunk) error {
 	if c.at >= p.region.Offset && c.at < p.region.Offset+p.region.Size {
 		return nil // the seed's partition stays a hole
 	}
-	to := &p.head
-	if c.at >= p.region.Offset {
-		to = &p.tail
+	if len(p.pieces) == 0 || slices.Contains(p.cuts, c.at) {
+		p.pieces = append(p.pieces, indexPiece{Start: c.at})
 	}
-	to.Size += int64(len(c.out))
+	to := &p.pieces[len(p.pieces)-1]
+	to.Size += int64(len(c.data))
+	to.Packed += int64(len(c.out))
 	to.Sum = crc32.Update(to.Sum, crc32.IEEETable, c.data)
 	p.sum.Write(c.out)
 	if _, err := p.packed.Write(c.out); err != nil {

@@ -1,14 +1,15 @@
 // Package splice puts a seed into a release's image while it is being sent, without
 // unpacking or packing the image again.
 //
-// An image is prepared once (Prepare): its gzip file is unpacked and packed anew in three
-// parts, of which the middle one, the seed's partition, is left out. A customized image is
+// An image is prepared once (Prepare): its gzip file is unpacked and packed anew in pieces
+// before and behind the seed's partition, which is left out. A customized image is
 //
 //	gzip header | head | seed, zeros | tail | checksum, length
 //	 fresh        file   fresh         file   fresh
 //
-// Each part ends at a whole byte and refers to nothing before itself, so that parts can be
-// joined. The checksum of the whole is computed from those of the parts. The result is one
+// Each piece ends at a whole byte and refers to nothing before itself, so that pieces can be
+// joined. An image that was cut at the right places becomes another kind of medium likewise
+// (With): a CD has another first and last piece. The checksum of the whole is computed from those of the parts. The result is one
 // gzip member: several would unpack with gzip(1), but browsers and curl --compressed stop
 // behind the first when the file comes with "Content-Encoding: gzip". The unpacked image is
 // spliced likewise, out of a sparse file.
@@ -43,9 +44,15 @@ type Region struct{ Offset, Size int64 }
 
 // Image is a prepared image. It is safe for several goroutines.
 type Image struct {
+	// packed and raw are the files.
 	packed, raw string
-	index       index
-	zeros       zeros
+	region      Region
+	pieces      []piece
+	size        int64
+	// content names the bytes of all pieces.
+	content    string
+	head, tail half
+	zeros      zeros
 }
 
 // unitSize is what the seed is filled up to a multiple of, in bytes.
@@ -70,7 +77,7 @@ var lastBlock = []byte{0x03, 0x00}
 var ErrTooLarge = errors.New("the seed does not fit into its partition")
 
 // Size is the unpacked image's, in bytes.
-func (m *Image) Size() int64 { return m.index.RawSize }
+func (m *Image) Size() int64 { return m.size }
 
 // Packed is the image as a gzip file, with the seed's archive at the beginning of the region
 // and zeros behind it.
@@ -83,20 +90,19 @@ func (m *Image) Packed(seed []byte) (*Content, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packing the seed: %w", err)
 	}
-	units := int(m.index.RegionSize-int64(len(filled))) / unitSize
-	sum := joinSums(m.index.Head.Sum, crc32.ChecksumIEEE(filled), int64(len(filled)))
+	units := int(m.region.Size-int64(len(filled))) / unitSize
+	sum := joinSums(m.head.sum, crc32.ChecksumIEEE(filled), int64(len(filled)))
 	sum = joinSums(sum, m.zeros.sums[units], int64(units)*unitSize)
-	sum = joinSums(sum, m.index.Tail.Sum, m.index.RawSize-m.index.RegionOffset-m.index.RegionSize)
+	sum = joinSums(sum, m.tail.sum, m.tail.size)
 	trailer := binary.LittleEndian.AppendUint32(slices.Clone(lastBlock), sum)
-	trailer = binary.LittleEndian.AppendUint32(trailer, uint32(m.index.RawSize)) // modulo 2^32, as RFC 1952 has it
-	return Join(m.tag("gzip", fresh),
-		Part{Data: gzipHeader},
-		Part{Path: m.packed, Size: m.index.Head.Size},
-		Part{Data: fresh},
-		Part{Data: m.zeros.packed[:units*m.zeros.length]},
-		Part{Path: m.packed, Offset: m.index.Head.Size, Size: m.index.Tail.Size},
-		Part{Data: trailer},
-	), nil
+	trailer = binary.LittleEndian.AppendUint32(trailer, uint32(m.size)) // modulo 2^32, as RFC 1952 has it
+	return Join(m.tag("gzip", fresh), slices.Concat(
+		[]Part{{Data: gzipHeader}},
+		m.head.packed,
+		[]Part{{Data: fresh}, {Data: m.zeros.packed[:units*m.zeros.length]}},
+		m.tail.packed,
+		[]Part{{Data: trailer}},
+	)...), nil
 }
 
 // Raw is the same image unpacked.
@@ -105,18 +111,18 @@ func (m *Image) Raw(seed []byte) (*Content, error) {
 	if err != nil {
 		return nil, err
 	}
-	behind := m.index.RegionOffset + int64(len(filled))
-	return Join(m.tag("raw", filled),
-		Part{Path: m.raw, Size: m.index.RegionOffset},
-		Part{Data: filled},
-		Part{Path: m.raw, Offset: behind, Size: m.index.RawSize - behind},
-	), nil
+	rest := m.region.Size - int64(len(filled))
+	return Join(m.tag("raw", filled), slices.Concat(
+		m.head.raw,
+		[]Part{{Data: filled}, {Path: m.raw, Offset: m.region.Offset + int64(len(filled)), Size: rest}},
+		m.tail.raw,
+	)...), nil
 }
 
 // fill gives the seed with zeros behind it, a whole number of units.
 func (m *Image) fill(seed []byte) ([]byte, error) {
-	if int64(len(seed)) > m.index.RegionSize {
-		return nil, fmt.Errorf("%w: %d bytes, there are %d", ErrTooLarge, len(seed), m.index.RegionSize)
+	if int64(len(seed)) > m.region.Size {
+		return nil, fmt.Errorf("%w: %d bytes, there are %d", ErrTooLarge, len(seed), m.region.Size)
 	}
 	units := max((len(seed)+unitSize-1)/unitSize, 1)
 	filled := make([]byte, units*unitSize)
@@ -128,7 +134,7 @@ func (m *Image) fill(seed []byte) ([]byte, error) {
 // made of, and with what is fresh in it.
 func (m *Image) tag(form string, fresh []byte) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %s %d ", form, m.index.PackedSHA256, m.index.RegionOffset)
+	fmt.Fprintf(h, "%s %s %d ", form, m.content, m.region.Offset)
 	h.Write(fresh)
 	return `"` + hex.EncodeToString(h.Sum(nil)[:16]) + `"`
 }
