@@ -29,7 +29,8 @@
 //
 // What can fail: a tree that is being published (the index is read anew, the old one holds
 // meanwhile), an image that is not what the index says (refused, in the log), a full disk
-// under the cache, too many downloads or links (503, try again).
+// under the cache, too many downloads or links (503, try again). What was prepared may be
+// removed at any time: it is prepared anew.
 package customizer
 
 import (
@@ -161,7 +162,7 @@ func (s *Service) Prepare(ctx context.Context) error {
 		}
 	}
 	if len(failed) == 0 {
-		failed = append(failed, splice.Prune(s.o.Cache, sums(index)))
+		failed = append(failed, s.images.prune(ctx, sums(index)))
 	}
 	return errors.Join(failed...)
 }

@@ -1,10 +1,12 @@
 package customizer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"mime"
 	"net/http"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -29,9 +31,23 @@ type customized struct {
 	seed  []byte
 	// name is the unpacked file's, as "Holdfast_202611220104.img".
 	name string
+	// again gives the image once more, when its files are gone.
+	again func(ctx context.Context) (*splice.Image, error)
 }
 
+// errReleaseGone is the link of an image whose release has left the tree.
+var errReleaseGone = coded(http.StatusNotFound, errors.New("not found: the release of this image is not published any more; ask for another one"))
+
 func (c customized) serve(w http.ResponseWriter, r *http.Request, form string) (bool, error) {
+	if !c.image.Ready() {
+		var err error
+		if c.image, err = c.again(r.Context()); err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				err = errReleaseGone
+			}
+			return false, err
+		}
+	}
 	ending := path.Ext(c.name)
 	header := w.Header()
 	make, name, kind := c.image.Packed, c.name, "application/octet-stream"
@@ -284,11 +300,14 @@ func (s *Service) customize(r *http.Request, c Choice) (customized, published, e
 	if err != nil {
 		return customized{}, published{}, err
 	}
-	file, err := s.tree.path(found.version, found.file.Filename)
-	if err != nil {
-		return customized{}, published{}, err
+	prepared := func(ctx context.Context) (*splice.Image, error) {
+		file, err := s.tree.path(found.version, found.file.Filename)
+		if err != nil {
+			return nil, err
+		}
+		return s.images.get(ctx, file, found)
 	}
-	image, err := s.images.get(r.Context(), file, found)
+	image, err := prepared(r.Context())
 	if err != nil {
 		return customized{}, published{}, err
 	}
@@ -296,7 +315,7 @@ func (s *Service) customize(r *http.Request, c Choice) (customized, published, e
 	if err != nil {
 		return customized{}, published{}, err
 	}
-	return customized{image, archive, found.name()}, found, nil
+	return customized{image, archive, found.name(), prepared}, found, nil
 }
 
 // postImage makes one-shot links.

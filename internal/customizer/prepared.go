@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/holdfast-os/holdfast/internal/media"
@@ -40,13 +42,43 @@ func newImages(ctx context.Context, dir string, region splice.Region, log *slog.
 // wait waits for the end of the work, after the context has ended.
 func (i *images) wait() { i.work.Wait() }
 
-// get gives the prepared image, or waits for it. The work goes on when the one who waits
-// leaves. path is where the file of the image lies.
+// stale tells whether the files of a finished job are gone.
+func (j *job) stale() bool {
+	select {
+	case <-j.done:
+		return j.err == nil && !j.image.Ready()
+	default:
+		return false
+	}
+}
+
+// forget forgets jobs; what they have prepared stays on the disk.
+func (i *images) forget(which func(sum string, j *job) bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	maps.DeleteFunc(i.jobs, which)
+}
+
+// prune removes what was prepared for images whose sums are not among keep. It waits for the
+// image that is being prepared.
+func (i *images) prune(ctx context.Context, keep []string) error {
+	select {
+	case i.turn <- struct{}{}:
+		defer func() { <-i.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	i.forget(func(sum string, _ *job) bool { return !slices.Contains(keep, sum) })
+	return splice.Prune(i.dir, keep)
+}
+
+// get gives the prepared image, or waits for it. One whose files are gone is prepared anew.
+// The work goes on when the one who waits leaves. path is where the file of the image lies.
 func (i *images) get(ctx context.Context, path string, want published) (*splice.Image, error) {
 	sum := want.file.SHA256
 	i.mu.Lock()
 	j := i.jobs[sum]
-	if j == nil {
+	if j == nil || j.stale() {
 		j = &job{done: make(chan struct{})}
 		j.cd = sync.OnceValues(func() (*splice.Image, error) { return makeCD(j.image) })
 		i.jobs[sum] = j
@@ -87,9 +119,7 @@ func (i *images) prepare(j *job, path, sum string) {
 	i.log.Info("preparing an image", "file", path)
 	if j.image, j.err = splice.Prepare(i.ctx, splice.Source{Path: path, SHA256: sum, Cuts: cuts}, i.region, i.dir); j.err != nil {
 		i.log.Error("preparing an image", "error", j.err)
-		i.mu.Lock()
-		delete(i.jobs, sum) // the next one tries again
-		i.mu.Unlock()
+		i.forget(func(one string, other *job) bool { return one == sum && other == j }) // the next one tries again
 		return
 	}
 	i.log.Info("an image is prepared", "file", path)

@@ -63,6 +63,8 @@ type world struct {
 	tree   string
 	clock  *clock
 	server *httptest.Server
+	// service is what the server serves.
+	service *customizer.Service
 }
 
 func start(t testing.TB, change ...func(*customizer.Options)) *world {
@@ -85,7 +87,7 @@ func (w *world) serve(change ...func(*customizer.Options)) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.server = httptest.NewServer(service)
+	w.service, w.server = service, httptest.NewServer(service)
 	w.t.Cleanup(func() {
 		w.server.Close()
 		if err := service.Close(); err != nil {
@@ -117,6 +119,15 @@ func (w *world) publish(version string, channels ...string) api.Update {
 	w.write(version+"/update.json", document(w.t, u))
 	w.write(version+"/update.sjson", []byte("signed "+version))
 	return u
+}
+
+// carry makes the index carry these releases alone, and prunes what was prepared for others.
+func (w *world) carry(releases ...api.Update) {
+	w.t.Helper()
+	w.write("index.json", document(w.t, api.Index{Format: api.Format, Updates: releases}))
+	if err := w.service.Prepare(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // packed are files that were packed before, by name: each test has the same.

@@ -142,3 +142,8 @@ func (m *Image) Open() (*Reader, error) {
 	}
 	return content.Open()
 }
+
+// Ready tells whether the files of the image are still there, whole.
+func (m *Image) Ready() bool {
+	return hasSize(m.packed, m.packedSize) && hasSize(m.raw, m.rawSize)
+}

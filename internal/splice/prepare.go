@@ -99,7 +99,8 @@ func Open(dir, sum string, region Region) (*Image, error) {
 			Part{Path: m.packed, Offset: packed, Size: p.Packed}, Part{Path: m.raw, Offset: p.Start, Size: p.Size}})
 		packed += p.Packed
 	}
-	if m.join(pieces, x.RawSize) != nil || !hasSize(m.packed, packed) || !hasSize(m.raw, x.RawSize) {
+	m.packedSize, m.rawSize = packed, x.RawSize
+	if m.join(pieces, x.RawSize) != nil || !m.Ready() {
 		return nil, missing
 	}
 	if m.zeros, err = newZeros(region.Size); err != nil {

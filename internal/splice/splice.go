@@ -23,7 +23,7 @@
 //
 // What can fail: an image that is not what its sum says, that is shorter than the partition
 // needs, or that is cut off (nothing is kept); a full disk; files of the cache removed while
-// the service runs (an error before the first byte).
+// the service runs (an error before the first byte; Ready tells).
 package splice
 
 import (
@@ -44,11 +44,12 @@ type Region struct{ Offset, Size int64 }
 
 // Image is a prepared image. It is safe for several goroutines.
 type Image struct {
-	// packed and raw are the files.
-	packed, raw string
-	region      Region
-	pieces      []piece
-	size        int64
+	// packed and raw are the files, and their sizes in bytes.
+	packed, raw         string
+	packedSize, rawSize int64
+	region              Region
+	pieces              []piece
+	size                int64
 	// content names the bytes of all pieces.
 	content    string
 	head, tail half
