@@ -39,8 +39,6 @@ const (
 	Format = 1
 	// ManifestName is the first member of an archive.
 	ManifestName = "holdfast-backup.json"
-	// MaxManifest is the longest manifest, in bytes.
-	MaxManifest = 64 << 20
 )
 
 // Kinds of backups.
@@ -64,6 +62,8 @@ type Limits struct {
 	Unpacked int64
 	// Entries is the largest number of members.
 	Entries int
+	// Manifest is the longest manifest, in bytes.
+	Manifest int64
 	// Ratio is how many times its packed size an archive may unpack to. It counts once
 	// RatioFrom bytes were unpacked: preallocated files of databases are mostly zeros.
 	Ratio     int64
@@ -71,11 +71,11 @@ type Limits struct {
 }
 
 // SystemLimits are those of a backup of the system, which is documents and keys.
-var SystemLimits = Limits{Packed: 16 << 20, Unpacked: 64 << 20, Entries: 2000, Ratio: 100, RatioFrom: 8 << 20}
+var SystemLimits = Limits{Packed: 16 << 20, Unpacked: 64 << 20, Entries: 2000, Manifest: 1 << 20, Ratio: 100, RatioFrom: 8 << 20}
 
 // ApplicationLimits are those of a backup of an application. Instances and their images are
 // not in it.
-var ApplicationLimits = Limits{Packed: 64 << 30, Unpacked: 256 << 30, Entries: 200_000, Ratio: 100, RatioFrom: 512 << 20}
+var ApplicationLimits = Limits{Packed: 64 << 30, Unpacked: 256 << 30, Entries: 200_000, Manifest: 64 << 20, Ratio: 100, RatioFrom: 512 << 20}
 
 // Rules of a Problem.
 const (

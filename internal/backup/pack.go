@@ -57,8 +57,12 @@ func Finish(w io.Writer, m osapi.BackupManifest, packed io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("encoding the manifest: %w", err)
 	}
-	if len(text) > MaxManifest {
-		return fmt.Errorf("the manifest has %d bytes, at most %d are possible: there are too many files", len(text), MaxManifest)
+	most := ApplicationLimits.Manifest
+	if m.Kind == KindSystem {
+		most = SystemLimits.Manifest
+	}
+	if int64(len(text)) > most {
+		return fmt.Errorf("the manifest has %d bytes, at most %d are possible: there are too many files", len(text), most)
 	}
 	zipped := gzip.NewWriter(w)
 	archive := tar.NewWriter(zipped)

@@ -3,13 +3,11 @@ package backup
 import (
 	"archive/tar"
 	"bufio"
-	"bytes"
 	"compress/flate"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -188,22 +186,12 @@ func (s *scan) manifest(header *tar.Header, content io.Reader) error {
 		return refuse(ManifestName, RuleUnique, "the archive has it twice")
 	case header.Typeflag != tar.TypeReg:
 		return refuse(ManifestName, RuleType, "it is not a file")
-	case header.Size > MaxManifest:
-		return refuse(ManifestName, RuleLimit, "%d bytes, at most %d are read", header.Size, MaxManifest)
+	case header.Size > s.rules.Limits.Manifest:
+		return refuse(ManifestName, RuleLimit, "%d bytes, at most %d are read", header.Size, s.rules.Limits.Manifest)
 	}
-	text, err := io.ReadAll(io.LimitReader(content, MaxManifest+1))
-	if err != nil {
-		return err
-	}
-	var m osapi.BackupManifest
-	if err := json.NewDecoder(bytes.NewReader(text)).Decode(&m); err != nil {
-		return refuse(ManifestName, RuleFormat, "it is not what a manifest is: %v", err)
-	}
-	if len(m.Members) > s.rules.Limits.Entries {
-		return refuse(ManifestName, RuleLimit, "it lists more than %d members", s.rules.Limits.Entries)
-	}
-	s.found.Manifest = &m
-	return nil
+	var err error
+	s.found.Manifest, err = readManifest(content, s.rules.Limits)
+	return err
 }
 
 // compare holds the manifest against what was there.
@@ -289,7 +277,7 @@ func (g *guarded) Read(p []byte) (int, error) {
 	n, err := g.r.Read(p)
 	g.n += int64(n)
 	switch {
-	case g.n > g.limits.Unpacked+MaxManifest+int64(g.limits.Entries+1)*headers:
+	case g.n > g.limits.Unpacked+g.limits.Manifest+int64(g.limits.Entries+1)*headers:
 		return 0, refuse("", RuleLimit, "it unpacks to more than %d bytes", g.limits.Unpacked)
 	case g.n > g.limits.RatioFrom && g.n/g.limits.Ratio > g.packed.n:
 		return 0, refuse("", RuleLimit, "it unpacks to more than %d times its size", g.limits.Ratio)

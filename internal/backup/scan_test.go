@@ -22,7 +22,7 @@ import (
 )
 
 // small are limits that a test can pass.
-var small = backup.Limits{Packed: 1 << 20, Unpacked: 1 << 20, Entries: 50, Ratio: 100, RatioFrom: 64 << 10}
+var small = backup.Limits{Packed: 1 << 20, Unpacked: 1 << 20, Entries: 50, Manifest: 64 << 10, Ratio: 100, RatioFrom: 64 << 10}
 
 func rules() backup.Rules { return backup.Rules{Limits: small, Folder: "/var/lib/incus"} }
 
