@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"strings"
 	"time"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
@@ -117,6 +118,9 @@ func (s *scan) member(header *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if sparse(header) {
+		return refuse(name, RuleType, "it is packed as a sparse file, whose holes no limit can see: pack the archive without --sparse (-S)")
+	}
 	if name == ManifestName {
 		return s.manifest(header, content)
 	}
@@ -219,6 +223,19 @@ func (s *scan) compare() error {
 func sumOf(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
+}
+
+// sparse tells a file whose holes are in no byte of the archive. guarded does not see them.
+func sparse(header *tar.Header) bool {
+	if header.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for record := range header.PAXRecords {
+		if strings.HasPrefix(record, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 func typeOf(header *tar.Header, name string) (string, error) {
