@@ -98,6 +98,8 @@ func readProblem(err error) error {
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return refuse("", RuleArchive, "it ends in the middle: send it again")
+	case errors.Is(err, tar.ErrFieldTooLong):
+		return refuse("", RuleLimit, "a member has a header longer than a header may be: pack it without extended attributes and comments")
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.Is(err, tar.ErrHeader), errors.As(err, &corrupt):
 		return refuse("", RuleArchive, "it is damaged, or not a tar file packed with gzip")
 	}

@@ -193,6 +193,39 @@ func TestScan_DamagedArchives_SayWhatTheyAre(t *testing.T) {
 	}
 }
 
+// longHeader is an archive whose first member has two megabytes of extended header, which no
+// writer makes.
+func longHeader(t *testing.T) []byte {
+	t.Helper()
+	head := make([]byte, 512)
+	copy(head, "a")
+	copy(head[100:], "0000644\x000000000\x000000000\x00")
+	copy(head[124:], fmt.Sprintf("%011o\x00%011o\x00        x", 2<<20, 0))
+	copy(head[257:], "ustar\x0000")
+	total := 0
+	for _, b := range head {
+		total += int(b)
+	}
+	copy(head[148:], fmt.Sprintf("%06o\x00 ", total))
+	var b bytes.Buffer
+	zipped := gzip.NewWriter(&b)
+	if _, err := zipped.Write(append(head, make([]byte, 2<<20)...)); err != nil {
+		t.Fatal(err)
+	}
+	if err := zipped.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// A header that no reader takes is the fault of who sends it, not of the node.
+func TestScan_LongHeader_IsRefused(t *testing.T) {
+	_, err := backup.Scan(context.Background(), bytes.NewReader(longHeader(t)), backup.Rules{Limits: backup.ApplicationLimits}, nil)
+	if got := rule(t, err); got != backup.RuleLimit {
+		t.Errorf("rule %q (%v)", got, err)
+	}
+}
+
 // made packs a folder as a node does, with its manifest.
 func made(t *testing.T, from string, data backup.Data) ([]byte, osapi.BackupManifest) {
 	t.Helper()
