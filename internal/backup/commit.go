@@ -42,6 +42,8 @@ type marker struct {
 	Format int `json:"format"`
 	// Files are the sums of the files to keep, by name.
 	Files map[string]string `json:"files"`
+	// Begun is true once all of them were found whole, before the first one is moved.
+	Begun bool `json:"begun,omitempty"`
 	// Moved is true once all of them are in their places.
 	Moved bool `json:"moved"`
 	// RecoveryKeys are to open the volumes, and no others; nil changes none. The file is
@@ -53,6 +55,9 @@ type marker struct {
 type Pending struct {
 	// RecoveryKeys are to open the volumes, and no others.
 	RecoveryKeys []string
+	// Abandoned is why a restore was not carried out: the state of before stays. Nil when it
+	// was, or when there was none.
+	Abandoned error
 }
 
 // Commit makes a restore take effect at the next start: its last step is one rename. On an
@@ -93,32 +98,62 @@ func Abandon(dir Folder) error {
 
 // Resume carries a committed restore out; it comes before anybody reads the documents. It
 // may be called again after it was cut short anywhere. Without a restore it removes what an
-// uncommitted one has left. The pending part stays until Done.
+// uncommitted one has left. A restore whose files are damaged before the first is moved is
+// abandoned, since nobody could repair it on a node that does not start. The pending part
+// stays until Done.
 func Resume(dir Folder) (Pending, error) {
 	m, err := readMarker(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Pending{}, Abandon(dir)
 	}
+	if err == nil && !m.Moved && !m.Begun {
+		err = begin(dir, &m)
+	}
+	var damaged *damageError
+	if errors.As(err, &damaged) {
+		return Pending{Abandoned: err}, Abandon(dir)
+	}
+	if err == nil && !m.Moved {
+		err = carryOut(dir, &m)
+	}
 	if err != nil {
 		return Pending{}, fmt.Errorf("carrying out the restore: %w", err)
-	}
-	if !m.Moved {
-		if err := move(dir, m); err != nil {
-			return Pending{}, fmt.Errorf("carrying out the restore: %w", err)
-		}
-		m.Moved = true
-		if m.RecoveryKeys != nil {
-			if err := writeMarker(dir, m); err != nil {
-				return Pending{}, fmt.Errorf("carrying out the restore: %w", err)
-			}
-		} else if err := dir.Remove(markerFile); err != nil {
-			return Pending{}, fmt.Errorf("ending the restore: %w", err)
-		}
 	}
 	if err := dir.Remove(stageDir); err != nil {
 		return Pending{}, fmt.Errorf("ending the restore: %w", err)
 	}
 	return Pending{RecoveryKeys: m.RecoveryKeys}, nil
+}
+
+// damageError is a restore that the disk has not kept.
+type damageError struct{ error }
+
+func (d *damageError) Unwrap() error { return d.error }
+
+// begin looks whether every file is as it was committed, and notes that.
+func begin(dir Folder, m *marker) error {
+	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+		whole, err := isFile(dir, path.Join(stageDir, name), m.Files[name])
+		if err == nil && !whole {
+			err = errors.New("it is missing, or not what was received")
+		}
+		if err != nil {
+			return &damageError{fmt.Errorf("the restored %s is damaged: %w", name, err)}
+		}
+	}
+	m.Begun = true
+	return writeMarker(dir, *m)
+}
+
+func carryOut(dir Folder, m *marker) error {
+	if err := move(dir, *m); err != nil {
+		return err
+	}
+	m.Moved = true
+	if m.RecoveryKeys == nil {
+		return dir.Remove(markerFile)
+	}
+	return writeMarker(dir, *m)
 }
 
 // Done notes that the pending part of a restore is done too.
@@ -132,22 +167,28 @@ func Done(dir Folder) error {
 func readMarker(dir Folder) (marker, error) {
 	var m marker
 	text, err := dir.Read(markerFile, maxMarker)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return m, err
 	}
-	if err := json.Unmarshal(text, &m); err != nil || m.Format != 1 {
-		return m, fmt.Errorf("%s is none that this release wrote; remove it to keep the state as it is", markerFile)
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err == nil && m.Format != 1 {
+		err = fmt.Errorf("it has format %d, and this release reads 1", m.Format)
+	}
+	if err != nil {
+		return m, &damageError{fmt.Errorf("%s cannot be read: %w", markerFile, err)}
 	}
 	for name := range m.Files {
 		if !held(name) {
-			return m, fmt.Errorf("%s names %q, which no restore has", markerFile, name)
+			return m, &damageError{fmt.Errorf("%s names %q, which no restore has", markerFile, name)}
 		}
 	}
 	return m, nil
 }
 
 // move puts every file into its place, and removes the documents that the backup did not
-// have. First it looks whether all of them are there: on a damaged disk nothing is begun.
+// have. First it looks whether all of them are there, here or in their places.
 func move(dir Folder, m marker) error {
 	var staged []string
 	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
@@ -164,7 +205,7 @@ func move(dir Folder, m marker) error {
 			return err
 		}
 		if !moved {
-			return fmt.Errorf("the restored %s is damaged; remove %s and %s to keep the state as it is", name, markerFile, stageDir)
+			return fmt.Errorf("the restored %s is damaged, and others are in their places already: install the node anew and restore the backup again", name)
 		}
 	}
 	for _, name := range staged {

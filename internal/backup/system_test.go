@@ -360,23 +360,37 @@ func TestAbandon_CommittedRestore_ChangesNothing(t *testing.T) {
 	}
 }
 
-// A file of a restore that the disk has lost leaves the state of before alone.
-func TestResume_StagedFileDamaged_TouchesNothing(t *testing.T) {
-	dir := kept(t)
-	until(t, dir, -1, func(f backup.Folder) error {
-		return backup.Commit(f, backup.Restore{Files: map[string][]byte{"state/applications.json": []byte("a"), "state/configuration.json": []byte("new")}})
-	})
-	put(t, filepath.Join(dir, "restore.new/state/configuration.json"), "bad", 0o600)
-	folder, err := backup.OpenFolder(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer folder.Close()
-	if _, err := backup.Resume(folder); err == nil || !strings.Contains(err.Error(), "state/configuration.json") {
-		t.Errorf("error %v", err)
-	}
-	if text, err := os.ReadFile(filepath.Join(dir, "state/configuration.json")); err != nil || string(text) != configuration {
-		t.Errorf("%s, %v", text, err)
+// Nobody can repair a restore that the disk has not kept on a node that does not start: it
+// starts as it was before.
+func TestResume_StagedFileDamaged_GoesOnAsBefore(t *testing.T) {
+	for name, c := range map[string]struct{ damage, content, want string }{
+		"changed":          {"restore.new/state/configuration.json", "bad", "the restored state/configuration.json is damaged: it is missing, or not what was received"},
+		"a folder":         {"restore.new/state/configuration.json/x", "", "the restored state/configuration.json is damaged: "},
+		"the marker":       {"restore.json", "bad", "restore.json cannot be read: "},
+		"a newer marker":   {"restore.json", `{"format":2}`, "restore.json cannot be read: it has format 2, and this release reads 1"},
+		"a foreign marker": {"restore.json", `{"format":1,"files":{"machine-id":""}}`, `restore.json names "machine-id", which no restore has`},
+	} {
+		dir := kept(t)
+		before := tree(t, dir)
+		until(t, dir, -1, func(f backup.Folder) error {
+			return backup.Commit(f, backup.Restore{Files: map[string][]byte{"state/applications.json": []byte("a"), "state/configuration.json": []byte("new")}})
+		})
+		if c.content == "" {
+			if err := os.Remove(filepath.Join(dir, filepath.Dir(c.damage))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(t, filepath.Join(dir, c.damage), c.content, 0o600)
+		until(t, dir, -1, func(f backup.Folder) error {
+			pending, err := backup.Resume(f)
+			if pending.Abandoned == nil || !strings.HasPrefix(pending.Abandoned.Error(), c.want) {
+				t.Errorf("%s: abandoned: %v", name, pending.Abandoned)
+			}
+			return err
+		})
+		if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }
 

@@ -297,6 +297,25 @@ func abandon(kept string) error {
 	return errors.Join(backup.Abandon(folder), folder.Close())
 }
 
+// tellAbandoned says on the console, in the log and among the operations that the restore for
+// which the node was restarted has not come about.
+func (d *Daemon) tellAbandoned() {
+	if d.machine.Abandoned == nil {
+		return
+	}
+	reason := d.machine.Abandoned()
+	if reason == nil {
+		return
+	}
+	err := fmt.Errorf("the restore was abandoned, and the node goes on as it was before: %w: restore the backup again, and look after the disk", reason)
+	d.log.Error("restoring the system", "error", err)
+	d.machine.Display.Message("error", err.Error())
+	_, failed := d.operations.Start("Restoring the system", nil, false, func(context.Context, *operation.Progress) error { return err })
+	if failed != nil {
+		d.log.Warn("showing an abandoned restore among the operations", "error", failed)
+	}
+}
+
 // behindAlone is behind for what must go on alone; release is called at its end.
 func (d *Daemon) behindAlone(what string, release func(), do func(context.Context, *operation.Progress) error) httpapi.After {
 	return httpapi.After{Do: func(ctx context.Context) {

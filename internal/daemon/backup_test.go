@@ -341,6 +341,32 @@ func TestRestoreSystem_RebootFails_IsForgotten(t *testing.T) {
 	}
 }
 
+// A restore that the disk has not kept until the start is told where its owner looks for it.
+func TestStart_RestoreAbandoned_IsTold(t *testing.T) {
+	w := newWorld()
+	f := startWith(t, w, nil, func(o *daemon.Options) {
+		o.Machine.Abandoned = func() error { return errors.New("the restored x is damaged") }
+	})
+	w.wait(t, "status ready")
+	list := getAs[map[string][]osapi.Operation](t, f, "/1.0/operations?recursion=1")
+	var got []string
+	for _, all := range list {
+		for _, op := range all {
+			op = getAs[osapi.Operation](t, f, "/1.0/operations/"+op.ID+"/wait")
+			got = append(got, op.Description+": "+op.Status+": "+op.Err)
+		}
+	}
+	const text = "the restore was abandoned, and the node goes on as it was before: the restored x is damaged: restore the backup again, and look after the disk"
+	if diff := cmp.Diff([]string{"Restoring the system: Failure: " + text}, got); diff != "" {
+		t.Error(diff)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.messages, "error: "+text) {
+		t.Errorf("the console says %q", w.messages)
+	}
+}
+
 // An archive that only the owner can read leaves the node so.
 func TestBackupSystem_Recipient_GetsItEncrypted(t *testing.T) {
 	d := onDisk(t)

@@ -69,6 +69,9 @@ type Machine struct {
 	Backups Backups
 	AppData AppData
 	Resets  Resets
+	// Abandoned says why a restore that waited for this start was not carried out; nil when it
+	// was, or there was none. It may be nil itself.
+	Abandoned func() error
 	// SecureBoot may be nil too, for a machine without keys that could be changed.
 	SecureBoot SecureBoot
 	// Rescue may be nil as well, for a machine that takes no media.

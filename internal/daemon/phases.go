@@ -71,7 +71,11 @@ func (d *Daemon) loadState(context.Context) error {
 	if err := d.changes.Load(docs, damaged); err != nil {
 		return err
 	}
-	return d.openAudit()
+	if err := d.openAudit(); err != nil {
+		return err
+	}
+	d.tellAbandoned()
+	return nil
 }
 
 func (d *Daemon) startConsole(ctx context.Context) error {

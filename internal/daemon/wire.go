@@ -95,7 +95,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 			Facts: hostFacts{h}, Devices: hostDevices{}, Requirements: hostRequirements{h}, Installer: hostInstaller{h}, Seed: h.seeds,
 			Keys: restoredKeys{hostKeys{h}}, Security: h.securitySetting(), Services: h.services(), Hands: h.executor(), Extensions: hostExtensions{h, manager}, Pools: hostPools{h},
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
-			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, SecureBoot: keys, Rescue: hostRescue{h, updates},
+			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, Abandoned: func() error { return h.replaced.restored.Abandoned }, SecureBoot: keys, Rescue: hostRescue{h, updates},
 			Power: hostPower{power.Power{Run: run.Host}, updates.agent}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
 			Display: h.display, Doing: h.display, Notify: serviceManager{}, Starts: rootVolume(root),
 		}})

@@ -202,6 +202,7 @@ func (n *Node) resume() error {
 		return err
 	}
 	pending, err := backup.Resume(folder)
+	n.abandoned = pending.Abandoned
 	if err == nil && pending.RecoveryKeys != nil {
 		err = backup.Done(folder) // there are no volumes that they have to open
 	}

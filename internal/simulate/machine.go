@@ -35,7 +35,7 @@ func (n *Node) machine() daemon.Machine {
 		Kernel: n.kernelSetting(), Network: n.networkSetting(), Logging: n.loggingSetting(), Provider: n.providerSetting(),
 		Resolver: nothing{n}, Identity: n.identity, Extensions: nothing{n}, Pools: pools{n}, Apps: apps, AppUpdates: apps, Updates: updates{n, apps},
 		Power: power{n}, Diagnosis: diagnosis{n.journal, n}, Display: display{n}, Doing: display{n}, Notify: notify{n}, Starts: starts{},
-		Backups: backups{n}, AppData: appData{n, apps, &n.exchanging}, Resets: resets{n}, SecureBoot: secureBoot{n.firmware},
+		Backups: backups{n}, AppData: appData{n, apps, &n.exchanging}, Resets: resets{n}, Abandoned: func() error { return n.abandoned }, SecureBoot: secureBoot{n.firmware},
 	}
 }
 

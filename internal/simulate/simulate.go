@@ -116,6 +116,8 @@ type Node struct {
 	journal   *journal
 	faults    *faults
 	machineID string
+	// abandoned is why a restore was not carried out at this start.
+	abandoned error
 	lock      *os.File
 	identity  identity
 	actions   chan string
