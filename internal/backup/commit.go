@@ -17,6 +17,9 @@ const (
 	markerFile = "restore.json"
 	// stageDir holds the files of a restore until they are moved.
 	stageDir = "restore.new"
+	// keysFile is there while keys of a backup may open the volumes that the kept state does
+	// not know.
+	keysFile = "restore.keys"
 	// maxMarker is the longest marker, in bytes.
 	maxMarker = 1 << 20
 )
@@ -55,6 +58,9 @@ type marker struct {
 type Pending struct {
 	// RecoveryKeys are to open the volumes, and no others.
 	RecoveryKeys []string
+	// ForeignKeys is true when keys of a restore that has not come about may open the
+	// volumes: those of the kept state are to open them, and no others.
+	ForeignKeys bool
 	// Abandoned is why a restore was not carried out: the state of before stays. Nil when it
 	// was, or when there was none.
 	Abandoned error
@@ -90,6 +96,15 @@ func writeMarker(dir Folder, m marker) error {
 	return dir.Rename(markerFile+".tmp", markerFile)
 }
 
+// NoteKeys notes that keys of a backup are about to open the volumes; it comes before they
+// do. The note stays until Done.
+func NoteKeys(dir Folder) error {
+	if err := dir.Write(keysFile, nil); err != nil {
+		return fmt.Errorf("noting that recovery keys are added: %w", err)
+	}
+	return nil
+}
+
 // Abandon forgets a restore that was committed and has not begun: the node could not be
 // started anew.
 func Abandon(dir Folder) error {
@@ -104,14 +119,14 @@ func Abandon(dir Folder) error {
 func Resume(dir Folder) (Pending, error) {
 	m, err := readMarker(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Pending{}, Abandon(dir)
+		return abandoned(dir, nil)
 	}
 	if err == nil && !m.Moved && !m.Begun {
 		err = begin(dir, &m)
 	}
 	var damaged *damageError
 	if errors.As(err, &damaged) {
-		return Pending{Abandoned: err}, Abandon(dir)
+		return abandoned(dir, err)
 	}
 	if err == nil && !m.Moved {
 		err = carryOut(dir, &m)
@@ -122,7 +137,18 @@ func Resume(dir Folder) (Pending, error) {
 	if err := dir.Remove(stageDir); err != nil {
 		return Pending{}, fmt.Errorf("ending the restore: %w", err)
 	}
-	return Pending{RecoveryKeys: m.RecoveryKeys}, nil
+	return Pending{RecoveryKeys: m.RecoveryKeys, ForeignKeys: m.RecoveryKeys == nil && noted(dir)}, nil
+}
+
+// abandoned forgets a restore, and says whether its keys may open the volumes.
+func abandoned(dir Folder, reason error) (Pending, error) {
+	return Pending{Abandoned: reason, ForeignKeys: noted(dir)}, Abandon(dir)
+}
+
+// noted tells whether keys of a backup may open the volumes.
+func noted(dir Folder) bool {
+	_, err := dir.Read(keysFile, maxMarker)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // damageError is a restore that the disk has not kept.
@@ -158,7 +184,7 @@ func carryOut(dir Folder, m *marker) error {
 
 // Done notes that the pending part of a restore is done too.
 func Done(dir Folder) error {
-	if err := dir.Remove(markerFile); err != nil {
+	if err := errors.Join(dir.Remove(markerFile), dir.Remove(keysFile)); err != nil {
 		return fmt.Errorf("ending the restore: %w", err)
 	}
 	return nil

@@ -36,7 +36,7 @@ const (
 )
 
 // own are files of the machine itself: they mean nothing elsewhere.
-var own = []string{"machine-id", "trusted-fuse-blown", "image-auth.key", markerFile}
+var own = []string{"machine-id", "trusted-fuse-blown", "image-auth.key", markerFile, keysFile}
 
 // ownDocuments are documents about the machine: what its slots hold and how an update goes.
 var ownDocuments = []string{"secure-boot", "update-agent"}

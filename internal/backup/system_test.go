@@ -394,6 +394,54 @@ func TestResume_StagedFileDamaged_GoesOnAsBefore(t *testing.T) {
 	}
 }
 
+// Keys that were added for a restore which has not come about are taken away at the next
+// start, wherever the power was cut; those of one that has come about stay.
+func TestResume_KeysWereAdded_SaysWhichStay(t *testing.T) {
+	restore := backup.Restore{Files: map[string][]byte{"state/configuration.json": []byte("new")}, RecoveryKeys: []string{"key one"}}
+	nothing := func(string) {}
+	for name, c := range map[string]struct {
+		before func(f backup.Folder) error
+		damage func(dir string)
+		want   backup.Pending
+	}{
+		"cut before the commit": {backup.NoteKeys, nothing, backup.Pending{ForeignKeys: true}},
+		"forgotten": {func(f backup.Folder) error {
+			return errors.Join(backup.NoteKeys(f), backup.Commit(f, restore), backup.Abandon(f))
+		}, nothing, backup.Pending{ForeignKeys: true}},
+		"taken away again": {func(f backup.Folder) error {
+			return errors.Join(backup.NoteKeys(f), backup.Commit(f, restore), backup.Abandon(f), backup.Done(f))
+		}, nothing, backup.Pending{}},
+		"damaged": {func(f backup.Folder) error {
+			return errors.Join(backup.NoteKeys(f), backup.Commit(f, restore))
+		}, func(dir string) { put(t, filepath.Join(dir, "restore.new/state/configuration.json"), "bad", 0o600) }, backup.Pending{ForeignKeys: true}},
+		"restored": {func(f backup.Folder) error {
+			return errors.Join(backup.NoteKeys(f), backup.Commit(f, restore))
+		}, nothing, backup.Pending{RecoveryKeys: []string{"key one"}}},
+	} {
+		dir := kept(t)
+		until(t, dir, -1, c.before)
+		c.damage(dir)
+		for range 2 { // a start that is cut short is one more
+			until(t, dir, -1, func(f backup.Folder) error {
+				got, err := backup.Resume(f)
+				got.Abandoned = nil
+				if diff := cmp.Diff(c.want, got); diff != "" {
+					t.Errorf("%s: %s", name, diff)
+				}
+				return err
+			})
+		}
+		until(t, dir, -1, backup.Done)
+		until(t, dir, -1, func(f backup.Folder) error {
+			got, err := backup.Resume(f)
+			if diff := cmp.Diff(backup.Pending{}, got); diff != "" {
+				t.Errorf("%s, done: %s", name, diff)
+			}
+			return err
+		})
+	}
+}
+
 func sum(content string) string {
 	s := sha256.Sum256([]byte(content))
 	return hex.EncodeToString(s[:])

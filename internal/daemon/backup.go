@@ -32,8 +32,9 @@ type Backups interface {
 	Cards(ctx context.Context) ([]osapi.BackupCard, error)
 	// OpensPool tells whether a key opens an imported pool; true for one that is not there.
 	OpensPool(ctx context.Context, pool string, key []byte) (bool, error)
-	// Enroll makes keys open the node's volumes, beside those that do already.
-	Enroll(ctx context.Context, keys []string) error
+	// Enroll makes keys open the node's volumes, beside those that do already; alone takes
+	// all others away.
+	Enroll(ctx context.Context, keys []string, alone bool) error
 	// Spool makes a file that nobody else sees, and that is gone when it is closed.
 	Spool() (Spool, error)
 	// Free is how many bytes can still be written, where Spool writes and the data of
@@ -183,8 +184,7 @@ func (d *Daemon) restoreSystem(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	folder, err := d.commitRestore(r.Context(), restored)
-	if err != nil {
+	if err := d.commitRestore(r.Context(), restored); err != nil {
 		release()
 		return nil, err
 	}
@@ -193,7 +193,7 @@ func (d *Daemon) restoreSystem(r *httpapi.Request) (any, error) {
 		err := d.shownAs(console.Rebooting, func(ctx context.Context) error { return d.machine.Power.Reboot(ctx) })(ctx)
 		if err != nil {
 			// The state of before goes on being used, so nothing may wait for the next start.
-			err = errors.Join(err, abandon(folder))
+			err = errors.Join(err, d.abandon(ctx, restored))
 		}
 		return err
 	}), nil
@@ -273,28 +273,65 @@ func (d *Daemon) planRestore(ctx context.Context, restored backup.Restore) (plan
 	return p, nil
 }
 
-// commitRestore lets the restored keys open the volumes, and then decides the restore.
-func (d *Daemon) commitRestore(ctx context.Context, restored backup.Restore) (string, error) {
+// commitRestore lets the restored keys open the volumes, and then decides the restore. When
+// it fails nothing has changed.
+func (d *Daemon) commitRestore(ctx context.Context, restored backup.Restore) error {
 	ctx = context.WithoutCancel(ctx)
-	if restored.RecoveryKeys != nil {
-		if err := d.machine.Backups.Enroll(ctx, restored.RecoveryKeys); err != nil {
-			return "", fmt.Errorf("making the restored recovery keys open the volumes: %w", err)
-		}
-	}
-	kept := d.machine.Backups.Kept()
-	folder, err := backup.OpenFolder(kept)
-	if err != nil {
-		return "", err
-	}
-	return kept, errors.Join(backup.Commit(folder, restored), folder.Close())
-}
-
-func abandon(kept string) error {
-	folder, err := backup.OpenFolder(kept)
+	folder, err := backup.OpenFolder(d.machine.Backups.Kept())
 	if err != nil {
 		return err
 	}
-	return errors.Join(backup.Abandon(folder), folder.Close())
+	err = d.enroll(ctx, folder, restored.RecoveryKeys)
+	if err == nil {
+		err = backup.Commit(folder, restored)
+	}
+	if err != nil {
+		err = errors.Join(err, d.withdraw(ctx, folder, restored))
+	}
+	return errors.Join(err, folder.Close())
+}
+
+// enroll notes first that the volumes open with more keys than the kept state knows.
+func (d *Daemon) enroll(ctx context.Context, folder backup.Folder, keys []string) error {
+	if keys == nil {
+		return nil
+	}
+	if err := backup.NoteKeys(folder); err != nil {
+		return err
+	}
+	if err := d.machine.Backups.Enroll(ctx, keys, false); err != nil {
+		return fmt.Errorf("making the restored recovery keys open the volumes: %w", err)
+	}
+	return nil
+}
+
+// abandon forgets a restore that was committed.
+func (d *Daemon) abandon(ctx context.Context, restored backup.Restore) error {
+	ctx = context.WithoutCancel(ctx)
+	folder, err := backup.OpenFolder(d.machine.Backups.Kept())
+	if err != nil {
+		return err
+	}
+	if err = backup.Abandon(folder); err == nil {
+		err = d.withdraw(ctx, folder, restored)
+	}
+	return errors.Join(err, folder.Close())
+}
+
+// withdraw has the volumes open with the keys of now alone. What fails is tried again by the
+// next start.
+func (d *Daemon) withdraw(ctx context.Context, folder backup.Folder, restored backup.Restore) error {
+	if restored.RecoveryKeys == nil {
+		return nil
+	}
+	security, err := current(ctx, d, sectionSecurity, d.machine.Security)
+	if err == nil && len(security.EncryptionRecoveryKeys) > 0 {
+		err = d.machine.Backups.Enroll(ctx, security.EncryptionRecoveryKeys, true)
+	}
+	if err != nil {
+		return fmt.Errorf("taking the restored recovery keys away again, which the next start does too: %w", err)
+	}
+	return backup.Done(folder)
 }
 
 // tellAbandoned says on the console, in the log and among the operations that the restore for

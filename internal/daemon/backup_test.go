@@ -44,7 +44,10 @@ func (f *fakeBackups) Cards(context.Context) ([]osapi.BackupCard, error) {
 
 func (f *fakeBackups) OpensPool(context.Context, string, []byte) (bool, error) { return f.pool, nil }
 
-func (f *fakeBackups) Enroll(_ context.Context, keys []string) error {
+func (f *fakeBackups) Enroll(_ context.Context, keys []string, alone bool) error {
+	if alone {
+		return f.did("enroll alone " + strings.Join(keys, " "))
+	}
 	return f.did("enroll " + strings.Join(keys, " "))
 }
 
@@ -322,22 +325,71 @@ func TestRestoreSystem_Unfit_IsRefusedAndNothingWritten(t *testing.T) {
 	}
 }
 
-// A node that does not restart goes on as it was, and its next start too.
-func TestRestoreSystem_RebootFails_IsForgotten(t *testing.T) {
-	d := onDisk(t)
-	_, _, archive := d.raw(t, "/1.0/system/:backup", "")
-	d.mu.Lock()
-	d.failures["reboot"] = []error{errors.New("no")}
-	d.mu.Unlock()
-	if code, _, answer := d.raw(t, "/1.0/system/:restore", string(archive)); code != 200 {
-		t.Fatalf("%d %s", code, answer)
+// withKey is a backup of this node with another recovery key.
+func (d *disk) withKey(t *testing.T, key string) string {
+	t.Helper()
+	collected, err := backup.Collect(d.backups.Kept())
+	if err != nil {
+		t.Fatal(err)
 	}
-	d.until(t, "reboot")
-	if text := d.ended(t); text != "no" {
-		t.Errorf("the operation says %q", text)
+	const file = "state/configuration.json"
+	collected.Files[file] = bytes.Replace(collected.Files[file], []byte("cbdefghi"), []byte(key), 1)
+	var archive bytes.Buffer
+	m := osapi.BackupManifest{Release: "202611220104", MachineID: "0123456789abcdef0123456789abcdef", CreatedAt: time.Unix(1795309440, 0).UTC()}
+	if err := collected.Write(context.Background(), &archive, m); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(d.backups.Kept(), "restore.json")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the restore waits for the next start: %v", err)
+	return archive.String()
+}
+
+// A node that does not restart, or cannot take the restore, goes on as it was, and its next
+// start too. The keys of the backup open its volumes no longer.
+func TestRestoreSystem_Fails_IsForgottenWithItsKeys(t *testing.T) {
+	const other, own = "another key of 2", "cbdefghi"
+	for name, c := range map[string]struct {
+		fails []string
+		code  int
+		want  []string // what was done with keys
+		left  bool     // whether the next start has keys to take away
+	}{
+		"no restart":           {[]string{"reboot"}, 200, []string{"enroll " + other, "reboot", "enroll alone " + own}, false},
+		"no keys":              {[]string{"enroll " + other}, 500, []string{"enroll " + other, "enroll alone " + own}, false},
+		"no way back for keys": {[]string{"enroll " + other, "enroll alone " + own}, 500, []string{"enroll " + other, "enroll alone " + own}, true},
+	} {
+		d := onDisk(t)
+		archive := d.withKey(t, other)
+		d.mu.Lock()
+		for _, fail := range c.fails {
+			d.failures[fail] = []error{errors.New("no")}
+		}
+		d.mu.Unlock()
+		code, _, answer := d.raw(t, "/1.0/system/:restore", archive)
+		if code != c.code {
+			t.Fatalf("%s: %d %s", name, code, answer)
+		}
+		if code == 200 {
+			d.until(t, "reboot")
+			if text := d.ended(t); text != "no" {
+				t.Errorf("%s: the operation says %q", name, text)
+			}
+		}
+		var got []string
+		for _, event := range d.since() {
+			if strings.HasPrefix(event, "enroll") || event == "reboot" {
+				got = append(got, event)
+			}
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		folder, err := backup.OpenFolder(d.backups.Kept())
+		if err != nil {
+			t.Fatal(err)
+		}
+		pending, err := backup.Resume(folder)
+		if diff := cmp.Diff(backup.Pending{ForeignKeys: c.left}, pending); diff != "" || errors.Join(err, folder.Close()) != nil {
+			t.Errorf("%s: %s %v", name, diff, err)
+		}
 	}
 }
 

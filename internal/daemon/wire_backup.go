@@ -68,7 +68,10 @@ func (h hostBackups) OpensPool(ctx context.Context, pool string, key []byte) (op
 	return err == nil, err
 }
 
-func (h hostBackups) Enroll(ctx context.Context, keys []string) error {
+func (h hostBackups) Enroll(ctx context.Context, keys []string, alone bool) error {
+	if alone {
+		return h.executor().Do(ctx, recovery.NewPlan(nil, keys))
+	}
 	devices, err := h.volumes(ctx)
 	if err != nil {
 		return err
@@ -121,24 +124,35 @@ func (h *Host) openRestored(dir string) (*state.Store, error) {
 }
 
 // restoredKeys is Keys that ends a restore: the keys that it brought open the volumes, and
-// no others.
+// no others; after one that has not come about, those of the kept state alone.
 type restoredKeys struct{ hostKeys }
 
-// Prepare is part of Keys. Whatever keeps the old keys from being removed is told, and tried
-// again at the next start: both open the volumes until then.
+// Prepare is part of Keys. Whatever keeps the other keys from being removed is told, and
+// tried again at the next start: both open the volumes until then.
 func (k restoredKeys) Prepare(ctx context.Context) error {
-	if err := k.hostKeys.Prepare(ctx); err != nil || k.replaced.restored.RecoveryKeys == nil {
+	if err := k.hostKeys.Prepare(ctx); err != nil {
 		return err
 	}
 	if err := k.settle(ctx); err != nil {
-		k.log.Error("the recovery keys of before still open the volumes; the next start removes them", "error", err)
+		k.log.Error("recovery keys that the configuration does not list still open the volumes; the next start removes them", "error", err)
 		k.display.Message("warning", "recovery keys: "+err.Error())
 	}
 	return nil
 }
 
 func (k restoredKeys) settle(ctx context.Context) error {
-	if err := k.executor().Do(ctx, recovery.NewPlan(nil, k.replaced.restored.RecoveryKeys)); err != nil {
+	keys := k.replaced.restored.RecoveryKeys
+	if k.replaced.restored.ForeignKeys {
+		security, err := current(ctx, k.daemon, sectionSecurity, k.daemon.machine.Security)
+		if err != nil {
+			return err
+		}
+		keys = security.EncryptionRecoveryKeys
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	if err := k.executor().Do(ctx, recovery.NewPlan(nil, keys)); err != nil {
 		return err
 	}
 	folder, err := backup.OpenFolder(stateDir)
@@ -147,7 +161,7 @@ func (k restoredKeys) settle(ctx context.Context) error {
 	}
 	err = errors.Join(backup.Done(folder), folder.Close())
 	if err == nil {
-		k.replaced.restored.RecoveryKeys = nil
+		k.replaced.restored.RecoveryKeys, k.replaced.restored.ForeignKeys = nil, false
 	}
 	return err
 }

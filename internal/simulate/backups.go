@@ -55,7 +55,7 @@ func (b backups) OpensPool(_ context.Context, pool string, key []byte) (bool, er
 }
 
 // Enroll has no volumes: the keys are those of the kept configuration.
-func (b backups) Enroll(ctx context.Context, _ []string) error {
+func (b backups) Enroll(ctx context.Context, _ []string, _ bool) error {
 	return b.faults.hit(ctx, "backup.enroll")
 }
 
@@ -203,7 +203,7 @@ func (n *Node) resume() error {
 	}
 	pending, err := backup.Resume(folder)
 	n.abandoned = pending.Abandoned
-	if err == nil && pending.RecoveryKeys != nil {
+	if err == nil && (pending.RecoveryKeys != nil || pending.ForeignKeys) {
 		err = backup.Done(folder) // there are no volumes that they have to open
 	}
 	for _, place := range n.places() {
