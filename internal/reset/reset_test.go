@@ -329,6 +329,30 @@ func TestNewSeed_WrongDocuments_AreRefusedAllAtOnce(t *testing.T) {
 	}
 }
 
+// A document that the image tools refuse would be left out by the new node, which then is
+// not where its owner looks for it.
+func TestNewSeed_DocumentsThatNoMediumTakes_AreRefused(t *testing.T) {
+	for given, want := range map[string]string{
+		`{"network":{"interfaces":[{"name":"a","hwaddr":"52:54:00:12:34:56","mtu":12}]}}`: "seeds.network.interfaces[0].mtu range",
+		`{"security":{"custom_ca_certs":["hello"]}}`:                                      "seeds.security.custom_ca_certs[0] certificate",
+		`{"migration-manager":{"trusted_client_certificates":["hello"]}}`:                 "seeds.migration-manager.trusted_client_certificates[0] certificate",
+	} {
+		_, err := reset.NewSeed(bytes.NewReader(present(t)), request(t, `{"seeds":`+given+`}`))
+		var problems config.Problems
+		if !errors.As(err, &problems) {
+			t.Errorf("%s: %v", given, err)
+			continue
+		}
+		var got []string
+		for _, p := range problems {
+			got = append(got, p.Path+" "+p.Rule)
+		}
+		if diff := cmp.Diff([]string{want}, got); diff != "" {
+			t.Errorf("%s: %s", given, diff)
+		}
+	}
+}
+
 // A damaged seed can only be left behind, and the answer says how.
 func TestNewSeed_DamagedSeed_CanBeWiped(t *testing.T) {
 	damaged := present(t)[:520]

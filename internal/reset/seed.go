@@ -13,6 +13,7 @@ import (
 	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/config"
 	"github.com/holdfast-os/holdfast/internal/layout"
+	"github.com/holdfast-os/holdfast/internal/media"
 	"github.com/holdfast-os/holdfast/internal/plan"
 	"github.com/holdfast-os/holdfast/internal/seed"
 )
@@ -40,7 +41,7 @@ func NewSeed(present io.Reader, request osapi.FactoryResetPost) ([]byte, error) 
 	return archive.Bytes(), nil
 }
 
-// documents checks what was given, as strictly as seed files are.
+// documents checks what was given, as strictly as the seed files of a medium are.
 func documents(given map[string]json.RawMessage) (*seed.Set, error) {
 	var problems config.Problems
 	set := &seed.Set{}
@@ -60,6 +61,10 @@ func documents(given map[string]json.RawMessage) (*seed.Set, error) {
 		if err := set.Decode(name+".json", given[name]); err != nil {
 			add(&problems, path, err)
 		}
+	}
+	// What a document means is judged as for a medium: a node would leave a wrong one out.
+	for _, p := range media.CheckSet(set, nil) {
+		problems.Add(strings.TrimSuffix("seeds."+p.File+"."+p.Path, "."), p.Rule, "%s", p.Text)
 	}
 	return set, problems.Err()
 }
