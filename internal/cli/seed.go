@@ -141,11 +141,11 @@ func readSeed(ctx context.Context, env *Env, path string, key *seedKey) (*seed.S
 		}
 		return userData, wrongDocuments(path, err)
 	}
-	if err != nil {
-		return nil, wrongDocuments(path, err)
-	}
 	var files []media.File
 	var problems media.Problems
+	if err != nil && !errors.As(err, &problems) {
+		return nil, wrongDocuments(path, err)
+	}
 	for _, m := range members {
 		if seed.SealedName(m.Name) && len(keys) > 0 {
 			data, err := seed.Unseal(seed.Member{Name: filepath.Base(m.Name), Data: m.Data}, keys...)
@@ -169,7 +169,7 @@ func readSeed(ctx context.Context, env *Env, path string, key *seedKey) (*seed.S
 var errUserData = errors.New("these are user data")
 
 // seedMembers gives the files of a seed: those of a folder, those in an archive or image,
-// or the one.
+// or the one. With media.Problems it gives those that can be read all the same.
 func seedMembers(ctx context.Context, env *Env, path string) ([]seed.Member, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -221,8 +221,10 @@ func archiveMembers(path string) (all []seed.Member, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	all, err = seed.ReadMembers(f)
-	return ours(all), err
+	if all, err = seed.ReadMembers(f); err != nil {
+		return nil, err
+	}
+	return ours(all)
 }
 
 func imageMembers(ctx context.Context, env *Env, path string) (all []seed.Member, err error) {
@@ -243,18 +245,25 @@ func imageMembers(ctx context.Context, env *Env, path string) (all []seed.Member
 	if errors.Is(err, seed.Missing) {
 		return nil, nil
 	}
-	return ours(all), err
+	if err != nil {
+		return nil, err
+	}
+	return ours(all)
 }
 
-// ours leaves out the files of an archive that are no seeds.
-func ours(all []seed.Member) []seed.Member {
-	var some []seed.Member
+// ours leaves out the files of an archive that are no seeds. Those that look like one and
+// are not read as one, by their whole name, are in the error, media.Problems.
+func ours(all []seed.Member) (some []seed.Member, err error) {
+	var problems media.Problems
 	for _, m := range all {
-		if name, _ := seed.NameOf(m.Name); name != "" {
+		switch name, known := seed.NameOf(m.Name); {
+		case known:
 			some = append(some, m)
+		case name != "":
+			problems = append(problems, seedProblems((&seed.Set{}).Decode(m.Name, nil), m.Name)...)
 		}
 	}
-	return some
+	return some, problems.Err()
 }
 
 func readUserData(path string) (*seed.Set, error) {

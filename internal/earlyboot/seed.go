@@ -19,7 +19,8 @@ import (
 // document install, in the partition or, with media, on what package seedsource puts
 // before and behind it. What the document says does not matter here. A broken one counts
 // too: the installer says what is wrong with it, and a medium that meant to install must
-// not start to live on its own disk instead. An archive that breaks off before such a
+// not start to live on its own disk instead. So does one that is not read for its folder or
+// upper case, unless the system lives on its disk already (media is false). An archive that breaks off before such a
 // member is an error.
 //
 // The disk of a machine that was just installed has a mark in its archive: a stick that is
@@ -34,8 +35,8 @@ func (h Host) HasInstallSeed(ctx context.Context, device string, media bool) (bo
 		wants, err := wantsInstall(found, mediaErr)
 		return wants && !own.installed, err
 	}
-	if own.install || own.any || own.installed || err != nil {
-		return own.install, err
+	if own.install || own.meant || own.any || own.installed || err != nil {
+		return own.install || own.meant && !own.installed, err
 	}
 	return wantsInstall(h.onMedia(ctx, seedsource.FindCloud))
 }
@@ -64,6 +65,8 @@ func wantsInstall(found seedsource.Found, err error) (bool, error) {
 type ownSeed struct {
 	// install is true for a document install, any for a document at all.
 	install, any bool
+	// meant is true for a document install that is not read where it stands.
+	meant bool
 	// installed is true on a disk that an installation has written.
 	installed bool
 }
@@ -101,8 +104,9 @@ func scanOwnSeed(r *bufio.Reader) (found ownSeed, err error) {
 		if err != nil {
 			return found, fmt.Errorf("the archive is damaged: write it again: %w", err)
 		}
-		name, _ := seed.NameOf(header.Name)
-		found.install = found.install || name == "install"
+		name, known := seed.NameOf(header.Name)
+		found.install = found.install || known && name == "install"
+		found.meant = found.meant || !known && name == "install"
 		found.any = found.any || name != ""
 		found.installed = found.installed || strings.TrimPrefix(header.Name, "./") == seed.InstalledMark
 	}

@@ -41,6 +41,8 @@ func TestHasInstallSeed_Media_DecideInOrder(t *testing.T) {
 		"own before a cloud":             {own: network, files: map[string]string{"CIDATA/user-data": cloud}, media: true},
 		"cloud that says nothing":        {own: make([]byte, 4096), files: map[string]string{"CIDATA/user-data": "#!/bin/sh\n"}, media: true},
 		"stick that cannot be read":      {own: network, files: map[string]string{"SEED_DATA/network.yaml": string(make([]byte, 2<<20))}, media: true, err: true},
+		"in a folder":                    {own: archive(t, tar.Header{Name: "t/install.yaml", Size: 2}), media: true, want: true},
+		"upper case on a stick":          {own: network, files: map[string]string{"SEED_DATA/INSTALL.YML": "{}"}, media: true, want: true},
 		"sealed in the image":            {own: archive(t, tar.Header{Name: "install.yaml.age", Size: 2}), media: true, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -43,7 +43,7 @@ func Read(members []Member) (*Set, error) {
 			continue
 		}
 		if !known {
-			problems = append(problems, &Problem{File: m.Name, Rule: "unknown-seed", Text: unknownSeed(name)})
+			problems = append(problems, notRead(m.Name, name))
 			continue
 		}
 		if earlier, twice := first[name]; twice {
@@ -128,19 +128,36 @@ func archiveProblem(err error) error {
 }
 
 // NameOf is the document that a file of that name holds, sealed or not. An empty name
-// means that the file is none of ours; known is false for one that looks like a seed and
-// is none.
+// means that the file is none of ours. Known is false for one that looks like a seed and
+// is not read as one: with an unknown name, or with that of a document in a folder or in
+// upper case, as INSTALL.YML; name is then the document that was meant.
 func NameOf(file string) (name string, known bool) {
-	file = strings.TrimSuffix(strings.TrimPrefix(file, "./"), sealedEnding)
+	file = strings.TrimPrefix(file, "./")
+	if meant, ok := documentOf(strings.ToLower(path.Base(file))); ok && !strings.HasSuffix(file, "/") && slices.Contains(Names(), meant) {
+		name, ok = documentOf(file)
+		return meant, ok && name == meant
+	}
+	if name, ok := documentOf(file); ok && !strings.Contains(name, "/") {
+		return name, false
+	}
+	return "", false
+}
+
+// documentOf is a file's name without the endings of a document; ok is false without them.
+func documentOf(file string) (name string, ok bool) {
+	file = strings.TrimSuffix(file, sealedEnding)
 	ending := path.Ext(file)
-	if strings.Contains(file, "/") || !slices.Contains([]string{".json", ".yaml", ".yml"}, ending) {
-		return "", false
-	}
 	name = strings.TrimSuffix(file, ending)
-	if name == "" || strings.HasPrefix(name, ".") {
-		return "", false
+	return name, slices.Contains([]string{".json", ".yaml", ".yml"}, ending) && name != "" && !strings.HasPrefix(name, ".")
+}
+
+// notRead is the problem of a file that NameOf does not know; name is its answer.
+func notRead(file, name string) *Problem {
+	text := unknownSeed(name)
+	if slices.Contains(Names(), name) {
+		text = fmt.Sprintf("seeds are read from the top of the archive or medium, in lower case: name it %s, or take it out", strings.ToLower(path.Base(file)))
 	}
-	return name, slices.Contains(Names(), name)
+	return &Problem{File: file, Rule: "unknown-seed", Text: text}
 }
 
 func unknownSeed(name string) string {
@@ -166,8 +183,8 @@ func Write(w io.Writer, set *Set) error {
 }
 
 // Merge copies an archive from r to w. The members of the documents named in
-// remove are left out; the documents of replace (nil for none) take the place of
-// the old ones; all else is kept as it is, byte by byte. No archive in r is an
+// remove are left out, also where they are not read for their folder or upper case; the
+// documents of replace (nil for none) take the place of the old ones; all else is kept as it is, byte by byte. No archive in r is an
 // empty one.
 //
 // The installer uses it twice in one: the target's seed must not ask for another
@@ -193,8 +210,8 @@ func Merge(r io.Reader, w io.Writer, replace *Set, remove ...string) error {
 		drop = append(drop, name)
 	}
 	members = slices.DeleteFunc(members, func(m Member) bool {
-		name, known := NameOf(m.Name)
-		return known && slices.Contains(drop, name)
+		name, _ := NameOf(m.Name)
+		return slices.Contains(drop, name)
 	})
 	return writeMembers(w, append(members, fresh...))
 }

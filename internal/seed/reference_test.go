@@ -213,6 +213,8 @@ packed, or of several parts (MIME), are refused.
 
 - An unknown field, an unknown name and a wrong type are problems, each told with file, line and field, and the nearest
   name that is known. On a medium they stop the installation; on a node the document is shown and left out.
+- A file with the name of a document that lies in a folder of the archive, or has upper case in its name, as
+  ` + "`t/install.yaml` or `INSTALL.YML`" + `, is not read: it is a problem too. Other files are not looked at.
 - Of two files for one document the first counts, with a warning. On a medium, JSON goes before YAML, and sealed ones come
   last.
 - A document that is ` + "`null`" + ` has no fields; ` + "`applications` and `provider`" + ` that are ` + "`null`" + ` count as left out. An empty file is

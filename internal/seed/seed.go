@@ -129,7 +129,7 @@ func (s *Set) Get(name string) (any, error) {
 func (s *Set) Decode(file string, data []byte) error {
 	name, ok := NameOf(file)
 	if !ok {
-		return &Problem{File: file, Rule: "unknown-seed", Text: unknownSeed(name)}
+		return notRead(file, name)
 	}
 	if SealedName(file) {
 		if err := checkSealed(file, data); err != nil {

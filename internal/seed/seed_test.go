@@ -76,6 +76,8 @@ func TestParse_NoArchive_IsMissing(t *testing.T) {
 	}
 }
 
+const atTop = "seeds are read from the top of the archive or medium, in lower case: name it "
+
 // A node has no screen to ask back on: what is wrong must be said once, all of it,
 // with the place and the way on.
 func TestParse_BadSeed_NamesFilePlaceAndWayOn(t *testing.T) {
@@ -94,6 +96,9 @@ func TestParse_BadSeed_NamesFilePlaceAndWayOn(t *testing.T) {
 		"wrong type":    {archive(t, "install.json", `{"force_install": "yes", "target": []}`), "seed install.json:1: force_install: \"yes\" where true or false is expected\nseed install.json:1: target: a list where a map is expected"},
 		"no fraction":   {archive(t, "kernel.yaml", "console: [{device: ttyS0, baud_rate: 9600.5}]"), "seed kernel.yaml:1: console.baud_rate: number 9600.5 does not fit here"},
 		"unknown seed":  {archive(t, "instal.json", "{}"), `seed instal.json: no seed has this name: did you mean "install"?`},
+		"folder":        {archive(t, "t/install.yaml", "{}", "/kernel.json", "{}"), "seed t/install.yaml: " + atTop + "install.yaml, or take it out\nseed /kernel.json: " + atTop + "kernel.json, or take it out"},
+		"upper case":    {archive(t, "INSTALL.YML", "{}", "Network.yaml", "{}", "update.Json", "{}"), "seed INSTALL.YML: " + atTop + "install.yml, or take it out\nseed Network.yaml: " + atTop + "network.yaml, or take it out\nseed update.Json: " + atTop + "update.json, or take it out"},
+		"sealed so":     {archive(t, "a/b/Kernel.yaml.AGE", "x"), "seed a/b/Kernel.yaml.AGE: " + atTop + "kernel.yaml.age, or take it out"},
 		"empty":         {archive(t, "network.yaml", "# later\n"), "seed network.yaml: the document is empty: write {} for a document without fields, or leave the file out"},
 		"two documents": {archive(t, "network.yaml", "{}\n---\n{}\n"), `seed network.yaml: a second document follows ("---"): a seed holds one document`},
 		"two objects":   {archive(t, "network.json", "{}{}"), "seed network.json:1: text after the end of the document: a seed holds one document"},
@@ -209,6 +214,29 @@ func TestParse_NullDocuments_AreDocumentsWithoutFields(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// What is none of ours may lie beside a seed: other tools put it there.
+func TestParse_ForeignFiles_AreNotLookedAt(t *testing.T) {
+	got, err := seed.Parse(bytes.NewReader(archive(t, "./kernel.yml", "{}", "README", "x", "notes/todo.yaml", ":", "._install.yaml", "x", "__MACOSX/._install.yaml", "x",
+		"install.txt", "x", "install", "x", "t/instal.json", "x", seed.InstalledMark, "")))
+	if diff := cmp.Diff(&seed.Set{Kernel: &api.Kernel{}}, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
+// What is in the way of a seed must be removable by the name of its document.
+func TestMerge_DocumentInAFolder_GoesWithItsName(t *testing.T) {
+	var out bytes.Buffer
+	err := seed.Merge(bytes.NewReader(archive(t, "t/install.yaml", "{}", "KERNEL.YML", "{}", "notes/todo.yaml", "x")), &out, &seed.Set{Kernel: &api.Kernel{}}, "install")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := seed.ReadMembers(&out)
+	want := []seed.Member{{Name: "notes/todo.yaml", Data: []byte("x")}, {Name: "kernel.json", Data: []byte("{}\n")}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
 	}
 }
 

@@ -101,6 +101,16 @@ func TestFind_SeveralSources_TheFirstOneCountsAlone(t *testing.T) {
 	}
 }
 
+// A stick from another system has its names in upper case: that its seed is not read must be
+// said, since it replaces all others.
+func TestFind_MediumInUpperCase_IsAProblemThatNamesTheFile(t *testing.T) {
+	got, err := seedsource.Find(t.Context(), media{"SEED_DATA": {"./UPDATE.YML": "channel: a", "./README.TXT": "x"}}, partition(t, "update.yaml", "channel: own"))
+	want := []*seed.Problem{{File: "UPDATE.YML", Rule: "unknown-seed", Text: "seeds are read from the top of the archive or medium, in lower case: name it update.yml, or take it out"}}
+	if diff := cmp.Diff(want, seedsource.Problems(err)); diff != "" || got.Origin != "the medium SEED_DATA" || !got.Set.Empty() {
+		t.Errorf("%+v %s", got, diff)
+	}
+}
+
 // A medium that is there and cannot be read is no reason to start with another seed: what
 // the owner wanted is not known.
 func TestFind_FirstSourceBroken_IsAnErrorAndNotTheNextSource(t *testing.T) {
@@ -135,6 +145,7 @@ func TestWantsInstall_OfDocumentsInAnyState(t *testing.T) {
 		"broken":              {map[string]string{"./install.json": "{"}, true},
 		"wrong":               {map[string]string{"./install.yaml": "targt: 1"}, true},
 		"sealed":              {map[string]string{"./install.yaml.age": "age-encryption.org/v1\n"}, true},
+		"upper case":          {map[string]string{"./INSTALL.YML": "{}"}, true},
 		"another":             {map[string]string{"./network.yaml": "{}"}, false},
 		"another, and broken": {map[string]string{"./network.yaml": "{"}, false},
 	} {
