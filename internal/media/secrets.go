@@ -114,12 +114,25 @@ var login = regexp.MustCompile(`:\S*@`)
 
 // looksSecret finds keys, and addresses with a login, a query or a fragment, in fields that
 // should have none. Where an address begins and ends is not asked: a text that only looks
-// like one costs a link, and a password that is not seen is in it for good.
+// like one costs a link, and a password that is not seen is in it for good. So is one that is
+// being typed: what is no port behind a colon.
 func looksSecret(where, text string) bool {
 	if strings.Contains(text, "PRIVATE KEY") || login.MatchString(text) {
 		return true
 	}
-	return (slices.Contains(addresses, where) || strings.Contains(text, "://")) && strings.ContainsAny(text, "@?#")
+	if !slices.Contains(addresses, where) && !strings.Contains(text, "://") {
+		return false
+	}
+	return strings.ContainsAny(text, "@?#") || slices.ContainsFunc(strings.Fields(text), hasOddPort)
+}
+
+// hasOddPort finds an address with something else than digits behind the colon of its host.
+func hasOddPort(address string) bool {
+	_, rest, isURL := strings.Cut(address, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	_, port, _ := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
+	return isURL && strings.Trim(port, "0123456789") != ""
+}
 }
 
 // checkCertificates finds a certificate that nobody could log in with.

@@ -121,6 +121,52 @@ func TestPage_OpenedFromItsAddress_HasTheSameChoice(t *testing.T) {
 	}
 }
 
+// Addresses are kept by histories, bookmarks and whoever they are sent to: no secret may get
+// into one, and the person must know why there is no link.
+func TestPage_ChoiceWithASecret_StaysOutOfTheAddress(t *testing.T) {
+	program := drive.Chromium(t)
+	server := drive.Serve(t, publish(t))
+	b := openBrowser(t, program)
+	b.Run(drive.Navigate(server+"/ui/"), drive.Present(`body[data-state=incomplete]`))
+	b.Run(drive.TypeIn("#server", "https://releases.example.org"), drive.Click("#make"), drive.Present(`body[data-state=ready]`))
+	public := b.Text(`location.href`)
+	if !strings.Contains(public, "/ui/#") || b.Text(`String(document.getElementById("no-link").hidden)`) != "true" {
+		t.Errorf("a choice without secrets is not in the address %s, or the page says that it has no link", public)
+	}
+	check := func(when string) {
+		t.Helper()
+		b.Run(drive.Present(`body[data-state=ready]`), drive.Visible("#no-link"), drive.Hidden("#lasting"), drive.Visible("#download"))
+		got := []string{b.Text(`location.href`), b.Text(`document.getElementById("no-link").textContent`)}
+		want := []string{server + "/ui/", "There is no lasting link, and the address of this page does not keep the choice: " +
+			"a secret may be in Release server (seeds.provider.config.server_url)."}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s, address and reason (-want +got):\n%s", when, diff)
+		}
+	}
+	b.Choose("server", "https://somebody:hunter2@releases.example.org")
+	check("typed in")
+	choice := b.Text(`(() => { const text = atob(` + "`${" + `new URL("` + public + `").hash.slice(1).replaceAll("-", "+").replaceAll("_", "/")` + "}`" + `);
+	  return btoa(text.replace("https://releases", "https://somebody:hunter2@releases")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", ""); })()`)
+	b.Run(drive.Navigate("about:blank"), drive.Navigate(server+"/ui/#"+choice))
+	check("opened from an address of before")
+
+	b.Choose("server", "https://releases.example.org")
+	b.Run(drive.Present(`body[data-state=ready]`), drive.Visible("#lasting"), drive.Hidden("#no-link"))
+	if got := b.Text(`location.href`); got != public {
+		t.Errorf("without the secret the address is\n%s, it was\n%s", got, public)
+	}
+	b.Choose("min-size", "100 apples")
+	b.Run(drive.Present(`body[data-state=incomplete]`))
+	if got := b.Text(`location.href`); got != server+"/ui/" {
+		t.Errorf("a choice that is refused leaves the address %s", got)
+	}
+	for _, trouble := range b.Troubles() {
+		if !strings.Contains(trouble, "400") {
+			t.Errorf("the browser complains: %s", trouble)
+		}
+	}
+}
+
 // Who cannot see the page, or has no mouse, can use it too.
 func TestPage_EveryField_HasALabelAndCanBeReachedByKeyboard(t *testing.T) {
 	program := drive.Chromium(t)

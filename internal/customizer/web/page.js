@@ -25,6 +25,9 @@ const fields = [
   [/^seeds\.provider/, "server"], [/certificates/, "certificate"], [/^seeds\.applications/, "offline"], [/^offline$/, "offline"],
 ];
 
+const fieldOf = (path) => fields.find(([form]) => form.test(path))?.[1];
+const labelOf = (id) => document.querySelector(`label[for=${id}]`).textContent;
+
 const applicationNames = () => [...document.querySelectorAll("#applications input:checked")].map((i) => i.value);
 
 // withoutEmpty leaves out what was not filled in.
@@ -129,15 +132,14 @@ function mark(problems) {
   });
   document.querySelectorAll(".error").forEach((e) => e.remove());
   const items = problems.map((p) => {
-    const id = fields.find(([form]) => form.test(p.path))?.[1];
+    const id = fieldOf(p.path);
     const item = element("li", "");
     if (!id) {
       item.textContent = p.path ? `${p.path}: ${p.text}` : p.text;
       return item;
     }
     const field = $(id);
-    const label = document.querySelector(`label[for=${id}]`).textContent;
-    const link = element("a", `${label}: ${p.text}`, { href: "#" + id });
+    const link = element("a", `${labelOf(id)}: ${p.text}`, { href: "#" + id });
     link.addEventListener("click", (event) => {
       event.preventDefault();
       field.focus();
@@ -170,7 +172,18 @@ function show(choice) {
     return details;
   }));
   $("link").value = current.link ? new URL(current.link, location.href).href : "";
-  for (const id of ["link", "copy"]) $(id).disabled = !current.link;
+  $("lasting").hidden = !current.link;
+  $("no-link").textContent = current.link ? "" : withoutLink(current.secrets);
+}
+
+// withoutLink says why a choice has no lasting link.
+function withoutLink(secrets) {
+  const names = secrets.map((path) => {
+    const id = fieldOf(path);
+    return id ? `${labelOf(id)} (${path})` : path;
+  });
+  const why = names.length ? `a secret may be in ${names.join(", ")}` : "it is too long for one";
+  return `There is no lasting link, and the address of this page does not keep the choice: ${why}.`;
 }
 
 const toFragment = (text) => {
@@ -184,8 +197,14 @@ const fromFragment = (text) => {
   return new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(bytes, (c) => c.charCodeAt(0)));
 };
 
-// refresh asks the service about the choice. The fragment keeps the form for a bookmark; it
-// is never sent.
+// keep writes a choice into the page's address, for a bookmark, or nothing. The fragment is
+// never sent, but histories and bookmarks hold it: only what may be in a lasting link goes there.
+function keep(choice) {
+  const fragment = choice ? "#" + toFragment(JSON.stringify(choice)) : "";
+  history.replaceState(null, "", location.pathname + location.search + fragment);
+}
+
+// refresh asks the service about the choice.
 async function refresh() {
   const turn = ++asked;
   const choice = build();
@@ -204,10 +223,9 @@ async function refresh() {
   const ready = Boolean(answer) && problems.length === 0;
   $("ready").hidden = !ready;
   $("summary").hidden = $("holds").hidden = !answer;
-  if (answer) {
-    show(choice);
-    history.replaceState(null, "", "#" + toFragment(JSON.stringify(choice)));
-  }
+  $("no-link").hidden = !answer || Boolean(answer.link);
+  if (answer) show(choice);
+  keep(answer?.link ? choice : undefined);
   document.body.dataset.state = ready ? "ready" : "incomplete";
 }
 
