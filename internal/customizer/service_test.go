@@ -274,6 +274,7 @@ func TestCertificate_IsAP384ClientWithItsKey(t *testing.T) {
 	if public == nil || public.Curve != elliptic.P384() {
 		t.Errorf("the key is a %T", pair.Leaf.PublicKey)
 	}
+	equal(t, "subject", pair.Leaf.Subject.String(), "CN=Holdfast client certificate,O=Holdfast")
 	equal(t, "usage", pair.Leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth})
 	equal(t, "end", pair.Leaf.NotAfter, time.Date(2036, 11, 24, 0, 0, 0, 0, time.UTC))
 	equal(t, "pfx", got["pfx"], "cGFja2Vk")
