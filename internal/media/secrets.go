@@ -133,7 +133,6 @@ func hasOddPort(address string) bool {
 	_, port, _ := strings.Cut(authority[strings.LastIndexByte(authority, ']')+1:], ":")
 	return isURL && strings.Trim(port, "0123456789") != ""
 }
-}
 
 // checkCertificates finds a certificate that nobody could log in with.
 func checkCertificates(set *seed.Set, files map[string]File) (found Problems) {
