@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -40,6 +41,8 @@ func ParseSkip(text string) ([]string, error) {
 type Machine struct {
 	// ID is its machine id.
 	ID string
+	// Release is what it runs, as "202611220104"; empty takes a backup of any release.
+	Release string
 	// Cards are its network cards.
 	Cards []osapi.BackupCard
 	// RecoveryKeys are those that open its volumes; the first is the node's own.
@@ -66,6 +69,9 @@ type Restore struct {
 
 // For makes a backup fit for a machine. Refusals are a *Problem, or config.Problems.
 func (s System) For(m Machine, skip []string) (Restore, error) {
+	if newer(s.Manifest.Release, m.Release) {
+		return Restore{}, refuse(ManifestName, RuleNewer, "the release %s made it and this node runs %s, which may not know all that is in it: update the node first", s.Manifest.Release, m.Release)
+	}
 	fit := System{Manifest: s.Manifest, Files: maps.Clone(s.Files)}
 	r := Restore{Files: fit.Files, SameMachine: s.Manifest.MachineID == m.ID}
 	delete(fit.Files, recoveryKeyFile)
@@ -87,6 +93,13 @@ func (s System) For(m Machine, skip []string) (Restore, error) {
 	var err error
 	r.Sections, err = fit.Sections()
 	return r, err
+}
+
+var releaseForm = regexp.MustCompile(`^[0-9]{12}$`)
+
+// newer compares two releases, which are times. What is no release is not newer.
+func newer(release, than string) bool {
+	return releaseForm.MatchString(release) && releaseForm.MatchString(than) && release > than
 }
 
 // poolKeys keeps the node from losing a pool: a key that does not open it takes no key's

@@ -205,7 +205,7 @@ func (d *Daemon) fitting(ctx context.Context, archive backup.System, skip []stri
 	if err != nil {
 		return backup.Restore{}, err
 	}
-	m := backup.Machine{ID: manifest.MachineID, Opens: func(pool string, key []byte) (bool, error) {
+	m := backup.Machine{ID: manifest.MachineID, Release: manifest.Release, Opens: func(pool string, key []byte) (bool, error) {
 		return d.machine.Backups.OpensPool(ctx, pool, key)
 	}}
 	if m.Cards, err = d.machine.Backups.Cards(ctx); err != nil {
