@@ -47,22 +47,27 @@ func (c *Client) backup(ctx context.Context, path string, post os.BackupPost, w 
 }
 
 // RestoreSystem sends a backup of a node, which then restarts. skip names what is left out,
-// as "network-macs". The archive is not encrypted.
-func (c *Client) RestoreSystem(ctx context.Context, archive io.Reader, skip []string) error {
-	_, err := c.upload(ctx, SystemRestorePath, skipping(skip), archive)
+// as "network-macs", and cards network cards of the node for those of the backup's machine,
+// as "eno1=enp1s0". The archive is not encrypted.
+func (c *Client) RestoreSystem(ctx context.Context, archive io.Reader, skip, cards []string) error {
+	_, err := c.upload(ctx, SystemRestorePath, choosing(skip, cards), archive)
 	return err
 }
 
 // PlanRestoreSystem says what RestoreSystem would do.
-func (c *Client) PlanRestoreSystem(ctx context.Context, archive io.Reader, skip []string) (os.Plan, error) {
-	return c.planUpload(ctx, SystemRestorePath, skipping(skip), archive)
+func (c *Client) PlanRestoreSystem(ctx context.Context, archive io.Reader, skip, cards []string) (os.Plan, error) {
+	return c.planUpload(ctx, SystemRestorePath, choosing(skip, cards), archive)
 }
 
-func skipping(skip []string) url.Values {
-	if len(skip) == 0 {
-		return nil
+func choosing(skip, cards []string) url.Values {
+	query := url.Values{}
+	if len(skip) > 0 {
+		query.Set("skip", strings.Join(skip, ","))
 	}
-	return url.Values{"skip": {strings.Join(skip, ",")}}
+	if len(cards) > 0 {
+		query.Set("cards", strings.Join(cards, ","))
+	}
+	return query
 }
 
 // RestoreApplication sends a backup of an application. The node answers when it has checked

@@ -2,32 +2,116 @@ package backup
 
 import (
 	"fmt"
-	"regexp"
+	"maps"
+	"net"
 	"slices"
 	"strings"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
+	"github.com/holdfast-os/holdfast/internal/config"
 )
 
-var macForm = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`)
+// ParseCards reads the parameter "cards": pairs OLD=NEW with commas. OLD is a card of the
+// machine that made the backup, NEW one of this machine, each by the kernel's name or the MAC
+// address.
+func ParseCards(text string) (map[string]string, error) {
+	pairs := map[string]string{}
+	for pair := range strings.SplitSeq(text, ",") {
+		if pair == "" {
+			continue
+		}
+		old, card, ok := strings.Cut(pair, "=")
+		if !ok || old == "" || card == "" {
+			return nil, fmt.Errorf("cards: %q is not OLD=NEW, as eno1=enp1s0", pair)
+		}
+		if _, twice := pairs[old]; twice {
+			return nil, fmt.Errorf("cards: %q is there twice", old)
+		}
+		pairs[old] = card
+	}
+	return pairs, nil
+}
+
+// macOf is a MAC address as cards have it; empty when the text is a name.
+func macOf(text string) string {
+	mac, err := net.ParseMAC(text)
+	if err != nil || len(mac) != 6 {
+		return ""
+	}
+	return mac.String()
+}
 
 // mapping brings a network configuration to other cards. A card is known there by its MAC
 // address or by the kernel's name; the name is what two machines of a kind have in common.
 type mapping struct {
-	names map[string]string // name on the other machine, by MAC
-	here  map[string]bool   // MACs of this machine
-	notes []string
+	there, here []osapi.BackupCard
+	notes       []string
 }
 
-func newMapping(there, here []osapi.BackupCard) *mapping {
-	m := &mapping{names: map[string]string{}, here: map[string]bool{}}
-	for _, card := range there {
-		m.names[strings.ToLower(card.Hwaddr)] = card.Name
+func newMapping(there, here []osapi.BackupCard) *mapping { return &mapping{there: there, here: here} }
+
+// find gives the card with a name or MAC address.
+func find(cards []osapi.BackupCard, by string) (osapi.BackupCard, bool) {
+	mac := macOf(by)
+	i := slices.IndexFunc(cards, func(card osapi.BackupCard) bool {
+		return card.Name == by || mac != "" && strings.ToLower(card.Hwaddr) == mac
+	})
+	if i < 0 {
+		return osapi.BackupCard{}, false
 	}
-	for _, card := range here {
-		m.here[strings.ToLower(card.Hwaddr)] = true
+	return cards[i], true
+}
+
+// listed names cards for a person.
+func listed(cards []osapi.BackupCard) string {
+	var all []string
+	for _, card := range cards[:min(len(cards), 20)] {
+		all = append(all, card.Name+" ("+strings.ToLower(card.Hwaddr)+")")
 	}
-	return m
+	if len(all) == 0 {
+		return "none"
+	}
+	return strings.Join(all, ", ")
+}
+
+// same tells whether a place of the configuration means a card of the other machine.
+func (m *mapping) same(u use, old string) bool {
+	if u.value == old || u.mac() != "" && u.mac() == macOf(old) {
+		return true
+	}
+	card, known := find(m.there, old)
+	return known && (u.value == card.Name || u.mac() != "" && u.mac() == strings.ToLower(card.Hwaddr))
+}
+
+// rename puts the chosen cards in the place of others. It comes before all else, and gives
+// what is wrong with the choice.
+func (m *mapping) rename(network map[string]any, chosen map[string]string) config.Problems {
+	var problems config.Problems
+	all := uses(network)
+	for _, old := range slices.Sorted(maps.Keys(chosen)) {
+		if _, here := find(m.here, chosen[old]); !here {
+			problems.Add("cards."+old, "card", "this machine has no card %q; its cards: %s", chosen[old], listed(m.here))
+			continue
+		}
+		used := false
+		for _, u := range all {
+			if !m.same(u, old) {
+				continue
+			}
+			used = true
+			if u.own {
+				u.set("")
+				m.notes = append(m.notes, fmt.Sprintf("The bond %s gets the MAC address of its first member.", u.device))
+				continue
+			}
+			u.set(chosen[old])
+			m.notes = append(m.notes, fmt.Sprintf("The card %s takes the place of %s in network.%s.", chosen[old], u.value, u.path))
+		}
+		if !used {
+			problems.Add("cards."+old, "card", "the backup's network does not use a card %q; the cards of its machine: %s", old, listed(m.there))
+		}
+	}
+	return problems
 }
 
 // use is one place of a configuration that names a card.
@@ -85,23 +169,17 @@ func field(object map[string]any, name, at string, own bool) []use {
 }
 
 // mac is the MAC address in a place; empty when a name stands there.
-func (u use) mac() string {
-	text := strings.ToLower(u.value)
-	if !macForm.MatchString(text) {
-		return ""
-	}
-	return text
-}
+func (u use) mac() string { return macOf(u.value) }
 
 // missing are the places whose card this machine does not have.
-func (m *mapping) missing(network map[string]any) []string {
-	var paths []string
+func (m *mapping) missing(network map[string]any) []use {
+	var all []use
 	for _, u := range uses(network) {
-		if mac := u.mac(); mac != "" && !m.here[mac] && !u.own {
-			paths = append(paths, u.path)
+		if _, here := find(m.here, u.value); !here && (!u.own || u.mac() == "") {
+			all = append(all, u)
 		}
 	}
-	return paths
+	return all
 }
 
 // apply puts the kernel's names in the place of MAC addresses that this machine lacks. The
@@ -109,10 +187,11 @@ func (m *mapping) missing(network map[string]any) []string {
 func (m *mapping) apply(network map[string]any) {
 	for _, u := range uses(network) {
 		mac := u.mac()
-		if mac == "" || m.here[mac] {
+		if _, here := find(m.here, u.value); mac == "" || here {
 			continue
 		}
-		name := m.names[mac]
+		card, _ := find(m.there, mac)
+		name := card.Name
 		switch {
 		case u.own:
 			u.set("")

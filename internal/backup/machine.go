@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	osapi "github.com/holdfast-os/holdfast/api/os"
-	"github.com/holdfast-os/holdfast/internal/config"
 )
 
 // Parts of a backup that a restore of the system may leave out, as IncusOS calls them.
@@ -20,18 +19,31 @@ const (
 	SkipLocalKey = "local-data-encryption-key"
 	// SkipMACs finds network cards by the kernel's names for them, not by MAC address.
 	SkipMACs = "network-macs"
+	// SkipNetwork keeps the network of this node. IncusOS does not have it.
+	SkipNetwork = "network"
 )
+
+// Skips are all of them.
+var Skips = []string{SkipRecoveryKeys, SkipLocalKey, SkipMACs, SkipNetwork}
+
+// Choice is what whoever restores decides.
+type Choice struct {
+	// Skip are parts to leave out; see ParseSkip.
+	Skip []string
+	// Cards are cards of this machine by those of the backup's; see ParseCards.
+	Cards map[string]string
+}
 
 // ParseSkip reads the parameter "skip": names with commas.
 func ParseSkip(text string) ([]string, error) {
 	var parts []string
 	for part := range strings.SplitSeq(text, ",") {
-		switch part {
-		case "":
-		case SkipRecoveryKeys, SkipLocalKey, SkipMACs:
+		switch {
+		case part == "":
+		case slices.Contains(Skips, part):
 			parts = append(parts, part)
 		default:
-			return nil, fmt.Errorf("skip: %q is none of %s, %s, %s", part, SkipRecoveryKeys, SkipLocalKey, SkipMACs)
+			return nil, fmt.Errorf("skip: %q is none of %s", part, strings.Join(Skips, ", "))
 		}
 	}
 	return parts, nil
@@ -45,6 +57,8 @@ type Machine struct {
 	Release string
 	// Cards are its network cards.
 	Cards []osapi.BackupCard
+	// Network is its section network; empty when it has none.
+	Network json.RawMessage
 	// RecoveryKeys are those that open its volumes; the first is the node's own.
 	RecoveryKeys []string
 	// Keys are its files zpool.NAME.key, by name.
@@ -68,7 +82,7 @@ type Restore struct {
 }
 
 // For makes a backup fit for a machine. Refusals are a *Problem, or config.Problems.
-func (s System) For(m Machine, skip []string) (Restore, error) {
+func (s System) For(m Machine, choice Choice) (Restore, error) {
 	if newer(s.Manifest.Release, m.Release) {
 		return Restore{}, refuse(ManifestName, RuleNewer, "the release %s made it and this node runs %s, which may not know all that is in it: update the node first", s.Manifest.Release, m.Release)
 	}
@@ -81,13 +95,13 @@ func (s System) For(m Machine, skip []string) (Restore, error) {
 	if !r.SameMachine {
 		r.Notes = append(r.Notes, "The backup was made on the machine "+shown(s.Manifest.MachineID)+". This one keeps its own machine id.")
 	}
-	if err := fit.poolKeys(m, skip, &r); err != nil {
+	if err := fit.poolKeys(m, choice.Skip, &r); err != nil {
 		return Restore{}, err
 	}
-	if err := fit.network(m, skip, &r); err != nil {
+	if err := fit.network(m, choice, &r); err != nil {
 		return Restore{}, err
 	}
-	if err := fit.recoveryKeys(m, skip, &r); err != nil {
+	if err := fit.recoveryKeys(m, choice.Skip, &r); err != nil {
 		return Restore{}, err
 	}
 	var err error
@@ -131,27 +145,35 @@ func (s System) poolKeys(m Machine, skip []string, r *Restore) error {
 }
 
 // network maps the cards of the other machine to those of this one.
-func (s System) network(m Machine, skip []string, r *Restore) error {
+func (s System) network(m Machine, choice Choice, r *Restore) error {
+	if slices.Contains(choice.Skip, SkipNetwork) {
+		r.Notes = append(r.Notes, "The network of the backup is left out: this node keeps its own.")
+		return s.setSection("network", m.Network)
+	}
 	sections, err := s.Sections()
-	if err != nil || len(sections["network"]) == 0 {
+	if err != nil {
 		return err
 	}
 	var network map[string]any
-	if err := json.Unmarshal(sections["network"], &network); err != nil {
-		return refuse(configurationFile, RuleContent, "its section network cannot be read")
+	if raw := sections["network"]; len(raw) > 0 {
+		if err := json.Unmarshal(raw, &network); err != nil {
+			return refuse(configurationFile, RuleContent, "its section network cannot be read")
+		}
 	}
 	mapping := newMapping(s.Manifest.Cards, m.Cards)
-	if !slices.Contains(skip, SkipMACs) {
-		if missing := mapping.missing(network); len(missing) > 0 {
-			var problems config.Problems
-			for _, one := range missing {
-				problems.Add("network."+one, "card", "this machine has no network card with this MAC address; with skip=%s cards are found by their names", SkipMACs)
-			}
-			return problems
-		}
+	problems := mapping.rename(network, choice.Cards)
+	if slices.Contains(choice.Skip, SkipMACs) {
+		mapping.apply(network)
+	}
+	for _, one := range mapping.missing(network) {
+		problems.Add("network."+one.path, "card", "this machine has no network card %s; its cards: %s. %s", one.value, listed(m.Cards), waysOn)
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	if len(mapping.notes) == 0 {
 		return nil
 	}
-	mapping.apply(network)
 	text, err := json.Marshal(network)
 	if err != nil {
 		return err
@@ -159,6 +181,10 @@ func (s System) network(m Machine, skip []string, r *Restore) error {
 	r.Notes = append(r.Notes, mapping.notes...)
 	return s.setSection("network", text)
 }
+
+// waysOn is what whoever moves a backup to other cards can do.
+const waysOn = "Name one with cards=OLD=NEW, find cards by the names of before with skip=" + SkipMACs +
+	", or keep the network of this machine with skip=" + SkipNetwork
 
 // recoveryKeys decides which keys are to open the volumes.
 func (s System) recoveryKeys(m Machine, skip []string, r *Restore) error {

@@ -31,7 +31,7 @@ func TestFor_BackupOfARelease_IsTakenUpToTheRunningOne(t *testing.T) {
 		archive.Manifest.Release = c.release
 		machine := here()
 		machine.Release = c.runs
-		_, err := archive.For(machine, nil)
+		_, err := archive.For(machine, backup.Choice{})
 		if got := rule(t, err); got != c.want {
 			t.Errorf("%s: rule %q, want %q (%v)", name, got, c.want, err)
 		}
@@ -54,7 +54,7 @@ func TestRestore_ArchiveOfAnOlderRelease_BecomesTheState(t *testing.T) {
 	}
 	machine := here()
 	machine.Release = "202611220104"
-	restore, err := archive.For(machine, nil)
+	restore, err := archive.For(machine, backup.Choice{})
 	if err != nil {
 		t.Fatal(err)
 	}

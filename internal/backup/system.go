@@ -281,7 +281,7 @@ func (s System) Installed() ([]string, error) {
 }
 
 // setSection replaces a section of the configuration, and keeps all else of the document as
-// it is.
+// it is. An empty one is taken out.
 func (s System) setSection(name string, section json.RawMessage) error {
 	var document, data, sections map[string]json.RawMessage
 	if err := json.Unmarshal(s.Files[configurationFile], &document); err != nil {
@@ -293,7 +293,12 @@ func (s System) setSection(name string, section json.RawMessage) error {
 	if err := json.Unmarshal(data["sections"], &sections); err != nil {
 		return err
 	}
-	sections[name] = section
+	if sections == nil {
+		sections = map[string]json.RawMessage{}
+	}
+	if sections[name] = section; len(section) == 0 {
+		delete(sections, name)
+	}
 	var err error
 	if data["sections"], err = json.Marshal(sections); err != nil {
 		return err

@@ -137,7 +137,7 @@ func TestReadSystem_UnfitArchives_AreRefused(t *testing.T) {
 // here is a machine that the backup fits.
 func here() backup.Machine {
 	return backup.Machine{
-		ID: "bb", Cards: []osapi.BackupCard{{Name: "enp1s0", Hwaddr: "52:54:00:00:00:01"}, {Name: "enp2s0", Hwaddr: "52:54:00:00:00:02"}},
+		ID: "bb", Cards: []osapi.BackupCard{{Name: "enp1s0", Hwaddr: "52:54:00:00:00:01"}, {Name: "enp2s0", Hwaddr: "52:54:00:00:00:02"}, {Name: "enp3s0", Hwaddr: "52:54:00:00:00:03"}},
 		RecoveryKeys: []string{"key two"}, Keys: map[string][]byte{"zpool.local.key": []byte(localKey)},
 		Opens: func(string, []byte) (bool, error) { return true, nil },
 	}
@@ -148,15 +148,15 @@ func here() backup.Machine {
 func TestFor_OtherMachine_MapsCardsAndKeepsKeys(t *testing.T) {
 	archive := backedUp(t, "zpool.data.key", strings.Repeat("d", 32))
 	moved := here()
-	moved.Cards = []osapi.BackupCard{{Name: "enp1s0", Hwaddr: "52:54:00:00:00:aa"}, {Name: "enp2s0", Hwaddr: "52:54:00:00:00:bb"}}
+	moved.Cards = []osapi.BackupCard{{Name: "enp1s0", Hwaddr: "52:54:00:00:00:aa"}, {Name: "enp2s0", Hwaddr: "52:54:00:00:00:bb"}, {Name: "enp3s0", Hwaddr: "52:54:00:00:00:cc"}}
 	moved.Keys = map[string][]byte{"zpool.local.key": []byte(strings.Repeat("x", 32))}
 	moved.Opens = func(string, []byte) (bool, error) { return false, nil }
 
-	_, err := archive.For(moved, nil)
+	_, err := archive.For(moved, backup.Choice{})
 	if got := rule(t, err); got != "machine" {
 		t.Errorf("the key of local: rule %q (%v)", got, err)
 	}
-	_, err = archive.For(moved, []string{"local-data-encryption-key"})
+	_, err = archive.For(moved, backup.Choice{Skip: []string{"local-data-encryption-key"}})
 	var problems config.Problems
 	if !errors.As(err, &problems) {
 		t.Fatalf("the cards: %v", err)
@@ -168,7 +168,7 @@ func TestFor_OtherMachine_MapsCardsAndKeepsKeys(t *testing.T) {
 	if diff := cmp.Diff([]string{"network.interfaces[0].hwaddr", "network.bonds[0].members[0]"}, paths); diff != "" {
 		t.Error(diff)
 	}
-	got, err := archive.For(moved, []string{"local-data-encryption-key", "network-macs", "encryption-recovery-keys"})
+	got, err := archive.For(moved, backup.Choice{Skip: []string{"local-data-encryption-key", "network-macs", "encryption-recovery-keys"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,18 +198,75 @@ func TestFor_OtherMachine_MapsCardsAndKeepsKeys(t *testing.T) {
 	}
 }
 
+// A machine whose cards have other names needs to be told which is which, or keeps its own
+// network. What is wrong says both, and which cards there are.
+func TestFor_CardsWithOtherNames_AreChosenOrLeftOut(t *testing.T) {
+	archive := backedUp(t)
+	other := here()
+	other.Cards = []osapi.BackupCard{{Name: "eno1np0", Hwaddr: "52:54:00:00:00:aa"}, {Name: "eno2np1", Hwaddr: "52:54:00:00:00:bb"}, {Name: "ens3", Hwaddr: "52:54:00:00:00:cc"}}
+	other.Network = json.RawMessage(`{"interfaces":[{"name":"own"}]}`)
+	const cards = "; its cards: eno1np0 (52:54:00:00:00:aa), eno2np1 (52:54:00:00:00:bb), ens3 (52:54:00:00:00:cc)"
+	const ways = ". Name one with cards=OLD=NEW, find cards by the names of before with skip=network-macs, or keep the network of this machine with skip=network"
+	for name, c := range map[string]struct {
+		choice backup.Choice
+		wrong  []string
+		want   string
+	}{
+		"names alone": {backup.Choice{Skip: []string{"network-macs"}}, []string{
+			"network.interfaces[0].hwaddr: this machine has no network card enp1s0" + cards + ways,
+			"network.bonds[0].members[0]: this machine has no network card enp2s0" + cards + ways,
+			"network.bonds[0].members[1]: this machine has no network card enp3s0" + cards + ways,
+		}, ""},
+		"wrong choice": {backup.Choice{Cards: map[string]string{"enp1s0": "eth9", "eth8": "ens3", "enp2s0": "eno2np1", "enp3s0": "ens3"}}, []string{
+			`cards.enp1s0: this machine has no card "eth9"` + cards,
+			`cards.eth8: the backup's network does not use a card "eth8"; the cards of its machine: enp1s0 (52:54:00:00:00:01), enp2s0 (52:54:00:00:00:02)`,
+			"network.interfaces[0].hwaddr: this machine has no network card 52:54:00:00:00:01" + cards + ways,
+		}, ""},
+		"by name and MAC": {backup.Choice{Cards: map[string]string{"enp1s0": "eno1np0", "52:54:00:00:00:02": "52:54:00:00:00:bb", "enp3s0": "ens3"}}, nil,
+			`{"bonds":[{"members":["52:54:00:00:00:bb","ens3"],"name":"b"}],"interfaces":[{"hwaddr":"eno1np0","kept":1,"name":"lan"}]}`},
+		"left out": {backup.Choice{Skip: []string{"network"}}, nil, `{"interfaces":[{"name":"own"}]}`},
+	} {
+		got, err := archive.For(other, c.choice)
+		var problems config.Problems
+		if err != nil && !errors.As(err, &problems) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var wrong []string
+		for _, p := range problems {
+			wrong = append(wrong, p.Path+": "+p.Text)
+		}
+		if diff := cmp.Diff(c.wrong, wrong); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if err != nil {
+			continue
+		}
+		var section bytes.Buffer
+		if err := json.Compact(&section, got.Sections["network"]); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, section.String()); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	other.Network = nil
+	if got, err := archive.For(other, backup.Choice{Skip: []string{"network"}}); err != nil || got.Sections["network"] != nil {
+		t.Errorf("a node without a network of its own: %s, %v", got.Sections["network"], err)
+	}
+}
+
 // On the machine that it was made on, a backup needs nothing left out.
 func TestFor_SameMachine_TakesEverything(t *testing.T) {
 	same := here()
 	same.ID, same.RecoveryKeys = "aa", []string{"key one"}
-	got, err := backedUp(t).For(same, nil)
+	got, err := backedUp(t).For(same, backup.Choice{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !got.SameMachine || got.RecoveryKeys != nil || got.Notes != nil || string(got.Files["zpool.local.key"]) != localKey {
 		t.Errorf("%v %v %v", got.SameMachine, got.RecoveryKeys, got.Notes)
 	}
-	other, err := backedUp(t).For(here(), nil)
+	other, err := backedUp(t).For(here(), backup.Choice{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -295,16 +295,22 @@ func systemRestoreCommand(n *connection) *cobra.Command {
 		Short: "Make the node what a backup says; it restarts",
 		Long: "Make the node what a backup says; it restarts. The archive is checked here and on the node before\n" +
 			"anything is changed, and the plan is shown before you are asked. On another machine leave out what\n" +
-			"belongs to the old one: --skip local-data-encryption-key,network-macs.",
+			"belongs to the old one: --skip local-data-encryption-key,network-macs. Cards with other names than there\n" +
+			"are named with --card, or --skip network keeps the node's own network.",
 		Example: "  holdfast node system restore node1.backup --passphrase-file passphrase --dry-run\n" +
-			"  holdfast node system restore node1.backup --passphrase-file passphrase --skip network-macs",
+			"  holdfast node system restore node1.backup --passphrase-file passphrase --skip network-macs\n" +
+			"  holdfast node system restore node1.backup --skip local-data-encryption-key --card eno1=enp1s0 --card eno2=enp2s0",
 		Args: args("FILE"),
 	}
 	o := addOpening(c)
 	force := c.Flags().Bool("force", false, "do not ask")
-	skip := c.Flags().StringSliceP("skip", "s", nil, "what to leave out: "+strings.Join([]string{backup.SkipRecoveryKeys, backup.SkipLocalKey, backup.SkipMACs}, ", "))
+	skip := c.Flags().StringSliceP("skip", "s", nil, "what to leave out: "+strings.Join(backup.Skips, ", "))
+	cards := c.Flags().StringSlice("card", nil, "OLD=NEW: the card NEW of the node for OLD of the backup's machine, each by name or MAC address; may be repeated")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if _, err := backup.ParseSkip(strings.Join(*skip, ",")); err != nil {
+			return usage(c, err)
+		}
+		if _, err := backup.ParseCards(strings.Join(*cards, ",")); err != nil {
 			return usage(c, err)
 		}
 		archive, err := o.system(c.Context(), args[0])
@@ -317,7 +323,7 @@ func systemRestoreCommand(n *connection) *cobra.Command {
 		}
 		defer node.Close()
 		plan := func() (osapi.Plan, error) {
-			return node.PlanRestoreSystem(c.Context(), bytes.NewReader(archive), *skip)
+			return node.PlanRestoreSystem(c.Context(), bytes.NewReader(archive), *skip, *cards)
 		}
 		if o.dryRun {
 			return showPlan(n, plan)
@@ -325,7 +331,7 @@ func systemRestoreCommand(n *connection) *cobra.Command {
 		if err := agree(n, *force, "Restore this backup and restart the node?", plan); err != nil {
 			return err
 		}
-		if err := node.RestoreSystem(c.Context(), bytes.NewReader(archive), *skip); err != nil {
+		if err := node.RestoreSystem(c.Context(), bytes.NewReader(archive), *skip, *cards); err != nil {
 			return err
 		}
 		return write(n.env.Stdout, []byte("The node is restarting into the restored state\n"))

@@ -57,7 +57,9 @@ func dryRunQuery() []httpapi.Param {
 
 func restoreQuery() []httpapi.Param {
 	return append(dryRunQuery(), httpapi.Param{Name: "skip",
-		Doc: "what to leave out, with commas: encryption-recovery-keys, local-data-encryption-key, network-macs; default nothing", Example: "network-macs"})
+		Doc: "what to leave out, with commas: " + strings.Join(backup.Skips, ", ") + "; default nothing", Example: "network-macs"},
+		httpapi.Param{Name: "cards",
+			Doc: "network cards of this machine for those of the backup's, OLD=NEW with commas, each by name or MAC address; default none", Example: "eno1=enp1s0"})
 }
 
 // noBackups is for a machine that has none of this.
@@ -158,8 +160,11 @@ func (d *Daemon) restoreSystem(r *httpapi.Request) (any, error) {
 	if d.machine.Backups == nil {
 		return nil, noBackups()
 	}
-	skip, err := backup.ParseSkip(r.Query("skip"))
-	if err != nil {
+	var choice backup.Choice
+	var err, wrong error
+	choice.Skip, err = backup.ParseSkip(r.Query("skip"))
+	choice.Cards, wrong = backup.ParseCards(r.Query("cards"))
+	if err := errors.Join(err, wrong); err != nil {
 		return nil, httpapi.BadRequest("%w", err)
 	}
 	if status, ok := d.changes.Pending(); ok {
@@ -169,7 +174,7 @@ func (d *Daemon) restoreSystem(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, refusedArchive(err)
 	}
-	restored, err := d.fitting(r.Context(), archive, skip)
+	restored, err := d.fitting(r.Context(), archive, choice)
 	if err != nil {
 		return nil, refusedArchive(err)
 	}
@@ -200,7 +205,7 @@ func (d *Daemon) restoreSystem(r *httpapi.Request) (any, error) {
 }
 
 // fitting makes a backup fit for this machine.
-func (d *Daemon) fitting(ctx context.Context, archive backup.System, skip []string) (backup.Restore, error) {
+func (d *Daemon) fitting(ctx context.Context, archive backup.System, choice backup.Choice) (backup.Restore, error) {
 	manifest, err := d.manifest(ctx)
 	if err != nil {
 		return backup.Restore{}, err
@@ -216,6 +221,9 @@ func (d *Daemon) fitting(ctx context.Context, archive backup.System, skip []stri
 		return backup.Restore{}, err
 	}
 	m.Keys = present.Files
+	if m.Network, err = d.changes.Get(sectionNetwork); err != nil {
+		return backup.Restore{}, err
+	}
 	security, err := current(ctx, d, sectionSecurity, d.machine.Security)
 	if err != nil {
 		return backup.Restore{}, err
@@ -229,7 +237,7 @@ func (d *Daemon) fitting(ctx context.Context, archive backup.System, skip []stri
 	if !primary {
 		return backup.Restore{}, &backup.Problem{Rule: backup.RuleContent, Text: "it has no primary application, as incus: nobody could reach the node"}
 	}
-	return archive.For(m, skip)
+	return archive.For(m, choice)
 }
 
 // planRestore shows what becomes another. The checks of every section are part of it.

@@ -138,7 +138,7 @@ func TestRestore_OfTheSystem_BringsBackWhatWasKept(t *testing.T) {
 	r.must(r.BackupSystem(ctx, osapi.BackupPost{}, &archive))
 	r.setChannel("stable")
 	key := r.read("kept/zpool.local.key")
-	r.must(r.RestoreSystem(ctx, &archive, nil))
+	r.must(r.RestoreSystem(ctx, &archive, nil, nil))
 	<-r.up
 	r.ready()
 	if got := r.channel(); got != "testing" || r.read("kept/zpool.local.key") != key || key == "" {
@@ -153,11 +153,11 @@ func TestRestore_WithAKeyThatOpensNoPool_IsRefusedUnlessLeftOut(t *testing.T) {
 	var archive bytes.Buffer
 	from.must(from.BackupSystem(ctx, osapi.BackupPost{}, &archive))
 	key := to.read("kept/zpool.local.key")
-	err := to.RestoreSystem(ctx, bytes.NewReader(archive.Bytes()), nil)
+	err := to.RestoreSystem(ctx, bytes.NewReader(archive.Bytes()), nil, nil)
 	if !client.IsCode(err, http.StatusBadRequest) || to.channel() == "testing" {
 		t.Fatalf("%v, channel %s", err, to.channel())
 	}
-	to.must(to.RestoreSystem(ctx, &archive, []string{"local-data-encryption-key"}))
+	to.must(to.RestoreSystem(ctx, &archive, []string{"local-data-encryption-key"}, nil))
 	<-to.up
 	to.ready()
 	if got := to.channel(); got != "testing" || to.read("kept/zpool.local.key") != key {
