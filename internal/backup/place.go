@@ -22,6 +22,8 @@ import (
 //	.old           the data of before; the new one     nothing: Back or Settle decides when the
 //	               was not yet seen to work            application has been started
 //
+// A reset is noted elsewhere and goes on with Rewind or Finish in the place of Recover.
+//
 // While .new is made it has no meaning, so a power cut then leaves the data as it was.
 type Place struct {
 	// Dir is the folder, as "/var/lib/incus". It is no mount point.
@@ -229,6 +231,31 @@ func (p Place) Settle() error {
 		return err
 	}
 	return p.removeAll(p.fresh())
+}
+
+// Rewind gives the folder the data of before again, whatever a swap that was cut has left, so
+// that it can begin once more. The application does not run.
+func (p Place) Rewind() error {
+	if _, err := p.Recover(); err != nil {
+		return err
+	}
+	pending, err := p.Pending()
+	if err != nil || !pending {
+		return err
+	}
+	return p.Back()
+}
+
+// Finish is Settle for a swap whose Settle may have been cut. The new data was seen to work.
+func (p Place) Finish() error {
+	pending, err := p.Pending()
+	if err != nil {
+		return err
+	}
+	if pending {
+		return p.Settle()
+	}
+	return p.Discard()
 }
 
 // Discard removes new data that is not wanted after all.

@@ -38,8 +38,12 @@ const (
 // own are files of the machine itself: they mean nothing elsewhere.
 var own = []string{"machine-id", "trusted-fuse-blown", "image-auth.key", markerFile, keysFile}
 
-// ownDocuments are documents about the machine: what its slots hold and how an update goes.
-var ownDocuments = []string{"secure-boot", "update-agent"}
+// ResetDocument is the name of the document that has the reset of an application under way.
+const ResetDocument = "application-reset"
+
+// ownDocuments are documents about the machine: what its slots hold, how an update goes, and
+// which application it is resetting.
+var ownDocuments = []string{"secure-boot", "update-agent", ResetDocument}
 
 // ownDocument tells a file of such a document, with its copies.
 func ownDocument(base string) bool {

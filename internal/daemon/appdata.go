@@ -76,7 +76,7 @@ func (d *Daemon) backupApplication(r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	tree := backup.Tree{Dir: d.machine.AppData.Dir(data.Folder), Data: data, Complete: body.Complete}
-	err = d.during(r, "Backing up the application "+name, name, func(ctx context.Context, p *operation.Progress) (err error) {
+	err = d.during("Backing up the application "+name, name, func(ctx context.Context, p *operation.Progress) (err error) {
 		// The caller's end is the end of the work: nobody else wants the archive.
 		ctx, stop := joined(ctx, r.Context())
 		defer stop()
@@ -115,8 +115,8 @@ func send(w http.ResponseWriter, spool Spool, manifest osapi.BackupManifest, to 
 }
 
 // during runs work as an operation that can be watched, and waits for its end in any case:
-// the work has the request's own resources.
-func (d *Daemon) during(r *httpapi.Request, description, name string, do func(context.Context, *operation.Progress) error) error {
+// the work has the caller's own resources.
+func (d *Daemon) during(description, name string, do func(context.Context, *operation.Progress) error) error {
 	resources := map[string][]string{"applications": {"/1.0/applications/" + name}}
 	failure, done := errors.New("the node made a mistake: see /1.0/debug/log"), make(chan struct{})
 	_, err := d.operations.Start(description, resources, false, func(ctx context.Context, p *operation.Progress) error {
@@ -179,13 +179,13 @@ func (d *Daemon) restoreApplication(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	release, err := d.alone()
+	release, err := d.aloneWithData()
 	if err != nil {
 		return nil, err
 	}
 	place := backup.Place{Dir: d.machine.AppData.Dir(data.Folder)}
 	var summary backup.Summary
-	err = d.during(r, "Receiving a backup of the application "+name, name, func(ctx context.Context, p *operation.Progress) (err error) {
+	err = d.during("Receiving a backup of the application "+name, name, func(ctx context.Context, p *operation.Progress) (err error) {
 		ctx, stop := joined(ctx, r.Context())
 		defer stop()
 		summary, err = d.receive(ctx, r, name, data, place, p)
@@ -276,50 +276,10 @@ func planData(name string, data backup.Data, summary *backup.Summary) plan.Plan 
 	p.Add(plan.Step{Kind: plan.StartUnit, Object: "application " + name, Why: "when it does not start, the data of before comes back"})
 	if summary == nil {
 		p.Add(plan.Step{Kind: plan.UseTool, Object: "application " + name, Tool: "seed", Why: "apply the node's seed to it"})
+		p.Notes = append(p.Notes, "A reset that is stopped in the middle goes on at the next start of the node.")
 	}
 	p.Notes = append(p.Notes, "What lies in storage pools, as instances, stays as it is.")
 	return p
-}
-
-// resetApplication starts an application anew, with empty data and the seed.
-func (d *Daemon) resetApplication(r *httpapi.Request) (any, error) {
-	name, data, err := d.dataOf(r)
-	if err != nil {
-		return nil, err
-	}
-	if r.Query("dry-run") != "" {
-		return d.dryRun(r, func() (plan.Plan, error) { return planData(name, data, nil), nil })
-	}
-	release, err := d.alone()
-	if err != nil {
-		return nil, err
-	}
-	place := backup.Place{Dir: d.machine.AppData.Dir(data.Folder)}
-	if err := place.Prepare(); err != nil {
-		release()
-		return nil, err
-	}
-	return d.behindAlone("Resetting the application "+name, release, func(ctx context.Context, p *operation.Progress) error {
-		p.Set("start", 0, 0, name)
-		if err := d.anew(ctx, name, place); err != nil {
-			return fmt.Errorf("resetting the application %s: %w", name, err)
-		}
-		d.lifecycle("application-reset", "/1.0/applications/"+name, nil)
-		return nil
-	}), nil
-}
-
-// anew gives an application empty data and the seed. It is noted as not initialized in
-// between: a start of the node that finds it so applies the seed.
-func (d *Daemon) anew(ctx context.Context, name string, place backup.Place) error {
-	data, was := d.machine.AppData, true
-	err := data.Note(ctx, name, func(r *apps.Record) { was, r.Initialized = r.Initialized, false })
-	if err != nil {
-		return errors.Join(err, place.Discard())
-	}
-	err = d.exchange(ctx, name, place, func(ctx context.Context) error { return data.Initialize(ctx, name) })
-	now := was || err == nil
-	return errors.Join(err, data.Note(context.WithoutCancel(ctx), name, func(r *apps.Record) { r.Initialized = now }))
 }
 
 // exchange stops an application, gives it its new data, starts it and does what is left to
@@ -335,6 +295,11 @@ func (d *Daemon) exchange(ctx context.Context, name string, place backup.Place, 
 	if err := place.Swap(); err != nil {
 		return errors.Join(err, place.Discard(), d.machine.AppData.Start(ctx, name))
 	}
+	return d.startWith(ctx, name, place, then)
+}
+
+// startWith is the second half of exchange, for an application that has its new data.
+func (d *Daemon) startWith(ctx context.Context, name string, place backup.Place, then func(context.Context) error) error {
 	err := d.machine.AppData.Start(ctx, name)
 	if err == nil {
 		err = then(ctx)

@@ -53,6 +53,16 @@ func (m *memory) getSecurity() (securityFlags, error) {
 	return m.security, nil
 }
 
+// documents gives the documents, once the node has read its state.
+func (m *memory) documents() (Documents, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.docs == nil {
+		return nil, httpapi.Unavailable("the node has not read its state yet: see /1.0/debug/boot")
+	}
+	return m.docs, nil
+}
+
 // setSecurity keeps a value on disk first, and in memory only when that worked.
 func (m *memory) setSecurity(flags securityFlags) error {
 	m.mu.Lock()

@@ -362,7 +362,7 @@ func (f fakeApps) SwitchVersion(_ context.Context, name, version string) error {
 	return f.did("switch " + name + " " + version)
 }
 
-func (f fakeApps) StartAll(context.Context) error { return f.did("applications") }
+func (f fakeApps) StartAll(context.Context, string) error { return f.did("applications") }
 
 func (f fakeApps) Ensure(_ context.Context, seeded []string) error {
 	f.mu.Lock()

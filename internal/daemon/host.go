@@ -154,7 +154,7 @@ func (h hostApps) Remove(ctx context.Context, name string) error {
 	return appError(h.manager.Remove(ctx, name))
 }
 
-func (h hostApps) StartAll(ctx context.Context) error { return h.manager.StartAll(ctx) }
+func (h hostApps) StartAll(ctx context.Context, _ string) error { return h.manager.StartAll(ctx) }
 
 func (h hostApps) Ensure(ctx context.Context, seeded []string) error {
 	return h.manager.Ensure(ctx, seeded)

@@ -163,8 +163,9 @@ type Apps interface {
 
 // AppUpdates starts the installed applications and keeps them current.
 type AppUpdates interface {
-	// StartAll starts and initializes every installed application.
-	StartAll(ctx context.Context) error
+	// StartAll starts and initializes every installed application. The data of the one that is
+	// named in judged stays as it is, since the caller judges it; empty for none.
+	StartAll(ctx context.Context, judged string) error
 	// Ensure installs what the node should have and does not: on a node without
 	// applications those that the seed names, and a primary one in any case.
 	Ensure(ctx context.Context, seeded []string) error

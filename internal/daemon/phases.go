@@ -210,7 +210,7 @@ func (d *Daemon) startProvider(ctx context.Context) error {
 
 // startApplications starts what is installed, and installs what is missing.
 func (d *Daemon) startApplications(ctx context.Context) error {
-	if err := d.machine.AppUpdates.StartAll(ctx); err != nil {
+	if err := d.startInstalled(ctx); err != nil {
 		d.startFallback(ctx, true)
 		return err
 	}

@@ -307,13 +307,16 @@ type judgedApps struct {
 	data hostAppData
 }
 
-func (j judgedApps) StartAll(ctx context.Context) error {
+func (j judgedApps) StartAll(ctx context.Context, judged string) error {
 	var unproven []backup.Place
 	for _, name := range backup.Applications() {
 		place := j.place(name)
+		if judged != "" && place == j.place(judged) {
+			continue
+		}
 		found, err := place.Recover()
 		if err == nil && found != backup.Nothing {
-			j.data.log.Warn("a restore or reset that was cut short is taken back", "folder", place.Dir)
+			j.data.log.Warn("a restore that was cut short is taken back", "folder", place.Dir)
 			err = j.initialized(ctx, place)
 		}
 		if err != nil {
@@ -327,7 +330,7 @@ func (j judgedApps) StartAll(ctx context.Context) error {
 			unproven = append(unproven, place)
 		}
 	}
-	err := j.hostApps.StartAll(ctx)
+	err := j.hostApps.StartAll(ctx, judged)
 	if err == nil {
 		return settleAll(unproven)
 	}
@@ -335,7 +338,7 @@ func (j judgedApps) StartAll(ctx context.Context) error {
 		return err
 	}
 	j.data.log.Error("an application does not start with its new data: that of before comes back", "error", err)
-	return errors.Join(j.goBack(ctx, unproven), j.hostApps.StartAll(ctx))
+	return errors.Join(j.goBack(ctx, unproven), j.hostApps.StartAll(ctx, judged))
 }
 
 func (j judgedApps) place(name string) backup.Place {

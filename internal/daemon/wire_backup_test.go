@@ -84,7 +84,7 @@ func TestStartAll_DataOfACutRestore_StaysOrGivesWay(t *testing.T) {
 			Store: s, Units: s, Root: root, Log: h.log, Catalogue: map[string]apps.Application{"incus": {Primary: true, Service: "incus.service"}},
 		})
 		j := judgedApps{hostApps{manager}, hostAppData{Host: h, manager: manager, root: root}}
-		if err := j.StartAll(context.Background()); err != nil {
+		if err := j.StartAll(context.Background(), ""); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		got := map[string]string{}

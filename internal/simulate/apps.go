@@ -138,7 +138,9 @@ func (a applications) Remove(ctx context.Context, name string) error {
 }
 
 // StartAll is part of daemon.AppUpdates.
-func (a applications) StartAll(ctx context.Context) error { return a.startAll(ctx) }
+func (a applications) StartAll(ctx context.Context, judged string) error {
+	return a.startAll(ctx, judged)
+}
 
 // Ensure is part of daemon.AppUpdates.
 func (a applications) Ensure(ctx context.Context, seeded []string) error {

@@ -172,8 +172,9 @@ func (n *Node) places() []backup.Place {
 }
 
 // startAll starts the installed applications. Data that was never started with is judged: it
-// stays when they start, and gives way to that of before when not.
-func (a applications) startAll(ctx context.Context) error {
+// stays when they start, and gives way to that of before when not; that of the application
+// judged is for somebody else to judge.
+func (a applications) startAll(ctx context.Context, judged string) error {
 	names, err := a.List(ctx)
 	if err == nil {
 		err = a.faults.hit(ctx, "apps.start")
@@ -181,7 +182,11 @@ func (a applications) startAll(ctx context.Context) error {
 	for _, name := range names {
 		err = errors.Join(err, a.ensure(name))
 	}
+	left, _ := backup.DataOf(judged)
 	for _, place := range a.places() {
+		if left.Folder != "" && place.Dir == filepath.Join(a.path(rootDir), left.Folder) {
+			continue
+		}
 		pending, failed := place.Pending()
 		switch {
 		case failed != nil:

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,7 +37,14 @@ type replaced struct {
 
 func replaceable(t *testing.T, faults ...simulate.Fault) *replaced {
 	t.Helper()
-	r := &replaced{t: t, dir: folder(t), up: make(chan struct{}, 16)}
+	r, _ := replaceableIn(t, folder(t), faults...)
+	return r
+}
+
+// replaceableIn is a node in a folder that may have been one before. stop ends it.
+func replaceableIn(t *testing.T, dir string, faults ...simulate.Fault) (r *replaced, stop func()) {
+	t.Helper()
+	r = &replaced{t: t, dir: dir, up: make(chan struct{}, 16)}
 	node, err := simulate.New(simulate.Options{Dir: r.dir, Faults: faults, Ready: func(string) { r.up <- struct{}{} }})
 	if err != nil {
 		t.Fatal(err)
@@ -44,19 +52,20 @@ func replaceable(t *testing.T, faults ...simulate.Fault) *replaced {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- node.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("the node ended with %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	<-r.up
 	if r.Client, err = client.New(client.Options{Endpoint: r.path("unix.socket")}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
 	r.ready()
-	return r
+	return r, stop
 }
 
 func (r *replaced) path(name string) string { return filepath.Join(r.dir, name) }
@@ -98,7 +107,7 @@ func (r *replaced) ended(description string) (failure string) {
 		list, err := r.Operations(r.t.Context())
 		r.must(err)
 		for _, op := range list {
-			if op.Description == description && op.Status != "Running" {
+			if op.Description == description && op.StatusCode >= osapi.OperationSuccess {
 				failure = op.Err
 				return true
 			}
