@@ -307,6 +307,8 @@ type judgedApps struct {
 	data hostAppData
 }
 
+// StartAll leaves alone what is noted of the seed: only a reset changes that, and it has a note of
+// its own. An application that never got its seed gets it also with data that came back.
 func (j judgedApps) StartAll(ctx context.Context, judged string) error {
 	var unproven []backup.Place
 	for _, name := range backup.Applications() {
@@ -317,7 +319,6 @@ func (j judgedApps) StartAll(ctx context.Context, judged string) error {
 		found, err := place.Recover()
 		if err == nil && found != backup.Nothing {
 			j.data.log.Warn("a restore that was cut short is taken back", "folder", place.Dir)
-			err = j.initialized(ctx, place)
 		}
 		if err != nil {
 			return err
@@ -346,18 +347,6 @@ func (j judgedApps) place(name string) backup.Place {
 	return backup.Place{Dir: j.data.Dir(data.Folder)}
 }
 
-// initialized notes that the applications with this data need no seed: a reset may have said
-// that they do.
-func (j judgedApps) initialized(ctx context.Context, place backup.Place) error {
-	var failed []error
-	for _, name := range backup.Applications() {
-		if j.place(name) == place {
-			failed = append(failed, j.data.Note(ctx, name, func(r *apps.Record) { r.Initialized = true }))
-		}
-	}
-	return errors.Join(failed...)
-}
-
 func settleAll(places []backup.Place) error {
 	var failed []error
 	for _, place := range places {
@@ -379,7 +368,7 @@ func (j judgedApps) goBack(ctx context.Context, places []backup.Place) error {
 				failed = append(failed, j.data.Stop(ctx, name, place.Dir))
 			}
 		}
-		failed = append(failed, place.Back(), j.initialized(ctx, place))
+		failed = append(failed, place.Back())
 	}
 	return errors.Join(failed...)
 }

@@ -54,8 +54,20 @@ func (s *starting) Stop(context.Context, ...string) error {
 func (s *starting) Restart(context.Context, ...string) error       { return nil }
 func (s *starting) IsActive(context.Context, string) (bool, error) { return true, nil }
 
+// seeding is an application that takes its seed.
+type seeding struct{ *starting }
+
+func (seeding) Ready(context.Context) error             { return nil }
+func (seeding) Version(context.Context) (string, error) { return "1", nil }
+
+func (s seeding) Initialize(context.Context) error {
+	s.log = append(s.log, "seed")
+	return nil
+}
+
 // A power cut behind a swap leaves data that nobody has seen to work. The next start judges
-// it: what does not start gives way to what did.
+// it: what does not start gives way to what did. A restore says nothing of the seed: an
+// application that never got one gets it now, and no other does.
 func TestStartAll_DataOfACutRestore_StaysOrGivesWay(t *testing.T) {
 	for name, c := range map[string]struct {
 		dirs        map[string]string // content of a file, by the folder's ending
@@ -63,10 +75,13 @@ func TestStartAll_DataOfACutRestore_StaysOrGivesWay(t *testing.T) {
 		want        map[string]string
 		log         []string
 	}{
-		"unproven and good":   {map[string]string{"": "new", ".old": "old"}, true, map[string]string{"": "new"}, []string{"start with new"}},
-		"unproven and bad":    {map[string]string{"": "bad", ".old": "old"}, true, map[string]string{"": "old"}, []string{"start with bad", "stop", "start with old"}},
-		"cut in the swap":     {map[string]string{".new": "new", ".old": "old"}, false, map[string]string{"": "old"}, []string{"start with old"}},
-		"cut while unpacking": {map[string]string{"": "old", ".new": "half"}, false, map[string]string{"": "old"}, []string{"start with old"}},
+		"unproven and good":              {map[string]string{"": "new", ".old": "old"}, true, map[string]string{"": "new"}, []string{"start with new"}},
+		"unproven and bad":               {map[string]string{"": "bad", ".old": "old"}, true, map[string]string{"": "old"}, []string{"start with bad", "stop", "start with old"}},
+		"unproven and bad, never seeded": {map[string]string{"": "bad", ".old": "old"}, false, map[string]string{"": "old"}, []string{"start with bad", "stop", "start with old", "seed"}},
+		"cut in the swap":                {map[string]string{".new": "new", ".old": "old"}, true, map[string]string{"": "old"}, []string{"start with old"}},
+		"cut in the swap, never seeded":  {map[string]string{".new": "new", ".old": "old"}, false, map[string]string{"": "old"}, []string{"start with old", "seed"}},
+		"cut while unpacking":            {map[string]string{"": "old", ".new": "half"}, true, map[string]string{"": "old"}, []string{"start with old"}},
+		"never seeded":                   {map[string]string{"": "old", ".new": "half"}, false, map[string]string{"": "old"}, []string{"start with old", "seed"}},
 	} {
 		root := t.TempDir()
 		place := backup.Place{Dir: filepath.Join(root, "var/lib/incus")}
@@ -81,7 +96,7 @@ func TestStartAll_DataOfACutRestore_StaysOrGivesWay(t *testing.T) {
 		s := &starting{state: apps.State{"incus": {Version: "1", Initialized: c.initialized}}, dir: place.Dir}
 		h := &Host{log: slog.New(slog.DiscardHandler)}
 		manager := h.gated(&apps.Manager{
-			Store: s, Units: s, Root: root, Log: h.log, Catalogue: map[string]apps.Application{"incus": {Primary: true, Service: "incus.service"}},
+			Store: s, Units: s, Root: root, Log: h.log, Programs: map[string]apps.Program{"incus": seeding{s}}, Catalogue: map[string]apps.Application{"incus": {Primary: true, Service: "incus.service"}},
 		})
 		j := judgedApps{hostApps{manager}, hostAppData{Host: h, manager: manager, root: root}}
 		if err := j.StartAll(context.Background(), ""); err != nil {
