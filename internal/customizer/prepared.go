@@ -128,7 +128,7 @@ func (i *images) prepare(j *job, path, sum string) {
 // cuts are the places where a CD differs from the image that it is made of; none for an image
 // that no CD can be made of.
 func cuts(beginning []byte) (all []int64) {
-	table, err := media.ReadBeginning(bytes.NewReader(beginning))
+	table, err := media.ReadTable(bytes.NewReader(beginning), media.MaxImage)
 	if err != nil {
 		return nil
 	}
