@@ -61,6 +61,22 @@ func PackTree(ctx context.Context, spool Spool, t Tree, progress func(done int64
 	return nil, nil, fmt.Errorf("backing up %s: its database was written each of %d times while it was read: try again when less goes on", t.Folder, attempts)
 }
 
+// Bytes is how much PackTree will pack by what is there now; an application that runs
+// changes it.
+func (t Tree) Bytes(ctx context.Context) (int64, error) {
+	stat, err := lstat(t.Dir)
+	if err != nil {
+		return 0, err
+	}
+	var all int64
+	w := &walk{tree: t, ctx: ctx, dev: uint64(stat.Dev)}
+	err = w.below(".", nil, func(s Source, _ error) bool {
+		all += s.Size
+		return ctx.Err() == nil
+	})
+	return all, err
+}
+
 // errMoved is a steady folder that has changed while it was read.
 var errMoved = errors.New("it has changed while it was read")
 
@@ -175,7 +191,7 @@ func (w *walk) entry(file, name string, yield func(Source, error) bool) error {
 			return nil
 		}
 	case info.Mode().IsRegular():
-		source.Type = TypeFile
+		source.Type, source.Size = TypeFile, info.Size()
 		source.Open = func() (io.ReadCloser, int64, error) { return open(file) }
 	default:
 		w.left = append(w.left, name)

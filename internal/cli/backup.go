@@ -93,7 +93,7 @@ func (s *sealing) save(env *Env, file string, to age.Recipient, download func(io
 			err = errors.Join(err, os.Remove(part.Name()))
 		}
 	}()
-	sealed := &sealer{out: part, to: to}
+	sealed := &sealer{out: &doubles{env: env, w: part}, to: to}
 	err = download(sealed)
 	if err == nil {
 		err = sealed.Close()
@@ -160,13 +160,14 @@ func (s *sealer) Close() error {
 
 // opening says how an encrypted backup is opened.
 type opening struct {
+	env        *Env
 	passphrase string
 	identity   string
 	dryRun     bool
 }
 
-func addOpening(c *cobra.Command) *opening {
-	o := &opening{}
+func addOpening(env *Env, c *cobra.Command) *opening {
+	o := &opening{env: env}
 	c.Flags().StringVar(&o.passphrase, "passphrase-file", "", "decrypt with the first line of this file")
 	c.Flags().StringVar(&o.identity, "identity", "", "decrypt with the private keys of age in this file")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "change nothing, show what would be done")
@@ -174,12 +175,17 @@ func addOpening(c *cobra.Command) *opening {
 	return o
 }
 
-// open gives the archive in a file, decrypted.
-func (o *opening) open(file *os.File) (io.Reader, error) {
+// open gives the archive in a file, decrypted. what is said of each tenth of a large one that
+// was read, as "sent".
+func (o *opening) open(file *os.File, what string) (io.Reader, error) {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("reading the backup: %w", err)
 	}
-	in := bufio.NewReaderSize(file, 1<<20)
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("reading the backup: %w", err)
+	}
+	in := bufio.NewReaderSize(&tenths{env: o.env, what: what, r: file, total: info.Size()}, 1<<20)
 	head, err := in.Peek(backup.HeadSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("reading the backup: %w", err)
@@ -302,7 +308,7 @@ func systemRestoreCommand(n *connection) *cobra.Command {
 			"  holdfast node system restore node1.backup --skip local-data-encryption-key --card eno1=enp1s0 --card eno2=enp2s0",
 		Args: args("FILE"),
 	}
-	o := addOpening(c)
+	o := addOpening(n.env, c)
 	force := c.Flags().Bool("force", false, "do not ask")
 	skip := c.Flags().StringSliceP("skip", "s", nil, "what to leave out: "+strings.Join(backup.Skips, ", "))
 	cards := c.Flags().StringSlice("card", nil, "OLD=NEW: the card NEW of the node for OLD of the backup's machine, each by name or MAC address; may be repeated")
@@ -346,7 +352,7 @@ func (o *opening) system(ctx context.Context, file string) (archive []byte, err 
 		return nil, fmt.Errorf("reading the backup: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	in, err := o.open(f)
+	in, err := o.open(f, "checked")
 	if err != nil {
 		return nil, err
 	}
@@ -368,7 +374,7 @@ func applicationRestoreCommand(n *connection) *cobra.Command {
 		Args:              args("APPLICATION", "FILE"),
 		ValidArgsFunction: n.completeApplications,
 	}
-	o := addOpening(c)
+	o := addOpening(n.env, c)
 	force := c.Flags().Bool("force", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		f, err := os.Open(args[1])
@@ -391,7 +397,7 @@ func applicationRestoreCommand(n *connection) *cobra.Command {
 
 func (n *connection) restoreApplication(c *cobra.Command, node *client.Client, o *opening, f *os.File, name string, force bool) error {
 	plan := func() (osapi.Plan, error) {
-		in, err := o.open(f)
+		in, err := o.open(f, "sent")
 		if err != nil {
 			return osapi.Plan{}, err
 		}
@@ -407,7 +413,7 @@ func (n *connection) restoreApplication(c *cobra.Command, node *client.Client, o
 			return err
 		}
 	}
-	in, err := o.open(f)
+	in, err := o.open(f, "sent")
 	if err != nil {
 		return err
 	}
@@ -423,7 +429,7 @@ func (o *opening) check(ctx context.Context, f *os.File, name string) error {
 	if !known {
 		return nil // the node may know better
 	}
-	in, err := o.open(f)
+	in, err := o.open(f, "checked")
 	if err != nil {
 		return err
 	}

@@ -80,8 +80,13 @@ func (d *Daemon) backupApplication(r *httpapi.Request) (any, error) {
 		// The caller's end is the end of the work: nobody else wants the archive.
 		ctx, stop := joined(ctx, r.Context())
 		defer stop()
+		total, err := tree.Bytes(ctx)
+		if err != nil {
+			return fmt.Errorf("looking how much there is to back up: %w", err)
+		}
+		p.Set("pack", 0, total, name)
 		manifest.Members, manifest.LeftOut, err = backup.PackTree(ctx, &sparing{Spool: spool, free: d.machine.Backups.Free}, tree, func(done int64) {
-			p.Set("pack", done, 0, name)
+			p.Set("pack", done, max(done, total), name) // it may have grown
 		})
 		return err
 	})
@@ -167,6 +172,21 @@ func (s *sparing) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// metered tells how much of an archive was read.
+type metered struct {
+	r           io.Reader
+	p           *operation.Progress
+	stage, text string
+	done, total int64
+}
+
+func (w *metered) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	w.done += int64(n)
+	w.p.Set(w.stage, w.done, w.total, w.text)
+	return n, err
+}
+
 func noRoom(left, needed int64) error {
 	return httpapi.WithCode(http.StatusInsufficientStorage,
 		fmt.Errorf("the node's disk has %d MiB left and %d MiB are needed: make room, as by removing images and files below the data of the application", left>>20, needed>>20))
@@ -224,15 +244,15 @@ func (d *Daemon) receive(ctx context.Context, r *httpapi.Request, name string, d
 func (d *Daemon) unpack(ctx context.Context, r *httpapi.Request, spool Spool, name string, data backup.Data, place backup.Place, p *operation.Progress) (backup.Summary, error) {
 	rules := data.Rules()
 	guarded := &sparing{Spool: spool, free: d.machine.Backups.Free}
-	p.Set("receive", 0, max(r.HTTP.ContentLength, 0), name)
-	if _, err := io.Copy(guarded, io.LimitReader(r.HTTP.Body, rules.Limits.Packed+1)); err != nil {
+	body := &metered{r: r.HTTP.Body, p: p, stage: "receive", total: max(r.HTTP.ContentLength, 0), text: name}
+	size, err := io.Copy(guarded, io.LimitReader(body, rules.Limits.Packed+1))
+	if err != nil {
 		return backup.Summary{}, fmt.Errorf("receiving the backup: %w", err)
 	}
 	if _, err := spool.Seek(0, io.SeekStart); err != nil {
 		return backup.Summary{}, err
 	}
-	p.Set("check", 0, 0, name)
-	summary, err := backup.Scan(ctx, spool, rules, nil)
+	summary, err := backup.Scan(ctx, &metered{r: spool, p: p, stage: "check", total: size, text: name}, rules, nil)
 	if err != nil {
 		return backup.Summary{}, err
 	}

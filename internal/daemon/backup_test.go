@@ -458,6 +458,28 @@ func TestBackupSystem_FirstStartHasNotEnded_IsRefused(t *testing.T) {
 	}
 }
 
+// Whoever asks how far a long backup or restore is gets done and total.
+func TestBackupApplication_Operations_SayHowMuchOfHowMuch(t *testing.T) {
+	d := onDisk(t)
+	code, _, archive := d.raw(t, "/1.0/applications/incus/:backup", "")
+	if code != 200 {
+		t.Fatalf("%d %s", code, archive)
+	}
+	if code, _, answer := d.raw(t, "/1.0/applications/incus/:restore?dry-run=1", string(archive)); code != 200 {
+		t.Fatalf("%d %s", code, answer)
+	}
+	got := map[string]bool{}
+	for _, all := range getAs[map[string][]osapi.Operation](t, d.fixture, "/1.0/operations?recursion=1") {
+		for _, op := range all {
+			p := op.Metadata.Progress
+			got[p.Stage] = p.Done == p.Total && p.Total > 0
+		}
+	}
+	if diff := cmp.Diff(map[string]bool{"pack": true, "check": true}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // packed makes an archive of names and contents as IncusOS would.
 func packed(t *testing.T, pairs ...string) string {
 	t.Helper()
