@@ -105,19 +105,39 @@ func (c *Client) PlanFactoryReset(ctx context.Context, post os.FactoryResetPost)
 	return c.planPost(ctx, SystemResetPath, body)
 }
 
-// ResetApplication starts an application anew, empty and with the node's seed. The answer
-// comes before it happens.
-func (c *Client) ResetApplication(ctx context.Context, name string) error {
-	return c.applicationAction(ctx, name, ":factory-reset")
+// ResetApplication starts an application anew, empty and with the node's seed or that of
+// post. The answer comes before it happens.
+func (c *Client) ResetApplication(ctx context.Context, name string, post os.ApplicationResetPost) error {
+	path, body, err := resetApplication(name, post)
+	if err != nil {
+		return err
+	}
+	_, err = c.Do(ctx, Request{Method: http.MethodPost, Path: path, Body: body})
+	return err
+}
+
+// resetApplication has no body without seeds: a node of IncusOS takes none.
+func resetApplication(name string, post os.ApplicationResetPost) (path string, body []byte, err error) {
+	if path, err = ApplicationPath(name); err != nil {
+		return "", nil, err
+	}
+	path += "/:factory-reset"
+	if len(post.Seeds) == 0 {
+		return path, nil, nil
+	}
+	if body, err = json.Marshal(post); err != nil {
+		return "", nil, fmt.Errorf("encoding the request for %s: %w", path, err)
+	}
+	return path, body, nil
 }
 
 // PlanResetApplication says what ResetApplication would do.
-func (c *Client) PlanResetApplication(ctx context.Context, name string) (os.Plan, error) {
-	path, err := ApplicationPath(name)
+func (c *Client) PlanResetApplication(ctx context.Context, name string, post os.ApplicationResetPost) (os.Plan, error) {
+	path, body, err := resetApplication(name, post)
 	if err != nil {
 		return os.Plan{}, err
 	}
-	return c.planPost(ctx, path+"/:factory-reset", nil)
+	return c.planPost(ctx, path, body)
 }
 
 func (c *Client) planPost(ctx context.Context, path string, body []byte) (os.Plan, error) {

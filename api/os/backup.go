@@ -32,6 +32,16 @@ type FactoryResetPost struct {
 	Seeds map[string]json.RawMessage `json:"seeds,omitempty" yaml:"seeds,omitempty"`
 }
 
+// ApplicationResetPost is the body of POST /1.0/applications/NAME/:factory-reset. An empty
+// body resets the application with the seed that the node has.
+type ApplicationResetPost struct {
+	// Seeds are new documents by name, each a JSON object that a seed file NAME.json could
+	// hold. Only that of the application itself is taken: "incus" for the application incus,
+	// "operations-center" and "migration-manager" for theirs; another one is an error. It
+	// takes the place of the one that the node has, when the reset works. Default none.
+	Seeds map[string]json.RawMessage `json:"seeds,omitempty" yaml:"seeds,omitempty"`
+}
+
 // BackupManifest is the first member of a backup, holdfast-backup.json.
 type BackupManifest struct {
 	// Format is the version of the archive's format; 1 in this release.

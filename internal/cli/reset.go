@@ -26,12 +26,8 @@ func systemResetCommand(n *connection) *cobra.Command {
 	force := c.Flags().Bool("force", false, "do not ask")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var post osapi.FactoryResetPost
-		if *data != "" {
-			decoder := json.NewDecoder(strings.NewReader(*data))
-			decoder.DisallowUnknownFields()
-			if err := decoder.Decode(&post); err != nil {
-				return usage(c, fmt.Errorf("--data: %w", err))
-			}
+		if err := decodeData(*data, &post); err != nil {
+			return usage(c, err)
 		}
 		node, err := n.open()
 		if err != nil {
@@ -53,24 +49,45 @@ func systemResetCommand(n *connection) *cobra.Command {
 	return c
 }
 
+// decodeData reads the flag --data strictly; empty changes nothing.
+func decodeData(data string, into any) error {
+	if data == "" {
+		return nil
+	}
+	decoder := json.NewDecoder(strings.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	return nil
+}
+
 func applicationResetCommand(n *connection) *cobra.Command {
 	c := &cobra.Command{
-		Use:               "factory-reset APPLICATION",
-		Short:             "Start an application anew: empty, with the node's seed",
-		Example:           "  holdfast node application factory-reset incus --dry-run\n  holdfast node application factory-reset incus",
+		Use:   "factory-reset APPLICATION",
+		Short: "Start an application anew: empty, with the node's seed",
+		Long: "Start an application anew: empty, with the seed that the node has for it, or with another one, which\n" +
+			"takes its place. The plan is shown before you are asked.",
+		Example: "  holdfast node application factory-reset incus --dry-run\n" +
+			"  holdfast node application factory-reset incus -d '{\"seeds\": {\"incus\": {\"apply_defaults\": true}}}'",
 		Args:              args("APPLICATION"),
 		ValidArgsFunction: n.completeApplications,
 	}
+	data := c.Flags().StringP("data", "d", "", "the request as JSON: seeds")
 	dryRun := c.Flags().Bool("dry-run", false, "change nothing, show what would be done")
 	force := c.Flags().Bool("force", false, "do not ask")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		var post osapi.ApplicationResetPost
+		if err := decodeData(*data, &post); err != nil {
+			return usage(c, err)
+		}
 		node, err := n.open()
 		if err != nil {
 			return err
 		}
 		defer node.Close()
 		plan := func() (osapi.Plan, error) {
-			p, err := node.PlanResetApplication(c.Context(), args[0])
+			p, err := node.PlanResetApplication(c.Context(), args[0], post)
 			return p, explainApplication(err, args[0])
 		}
 		if *dryRun {
@@ -79,7 +96,7 @@ func applicationResetCommand(n *connection) *cobra.Command {
 		if err := agree(n, *force, "Remove the data of application "+args[0]+", and begin anew?", plan); err != nil {
 			return err
 		}
-		if err := node.ResetApplication(c.Context(), args[0]); err != nil {
+		if err := node.ResetApplication(c.Context(), args[0], post); err != nil {
 			return explainApplication(err, args[0])
 		}
 		return write(n.env.Stdout, fmt.Appendf(nil, "The application %s starts anew; see holdfast node operation list\n", clean(args[0])))

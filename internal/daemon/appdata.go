@@ -279,7 +279,7 @@ func (d *Daemon) unpack(ctx context.Context, r *httpapi.Request, spool Spool, na
 	return summary, place.Extract(ctx, spool, rules, func(done int64) { p.Set("unpack", done, summary.Bytes, name) })
 }
 
-// planData shows what a restore does, or without a summary a reset.
+// planData shows what a restore does, or without a summary the part of a reset that is alike.
 func planData(name string, data backup.Data, summary *backup.Summary) plan.Plan {
 	p := plan.Plan{Disconnects: true}
 	p.Add(plan.Step{Kind: plan.StopUnit, Object: "application " + name, Why: "with all that it runs"})
@@ -294,10 +294,6 @@ func planData(name string, data backup.Data, summary *backup.Summary) plan.Plan 
 	}
 	p.Add(plan.Step{Kind: plan.WriteFile, Object: data.Folder, Before: "the data of now", After: "the data to be", Secret: true, Why: why})
 	p.Add(plan.Step{Kind: plan.StartUnit, Object: "application " + name, Why: "when it does not start, the data of before comes back"})
-	if summary == nil {
-		p.Add(plan.Step{Kind: plan.UseTool, Object: "application " + name, Tool: "seed", Why: "apply the node's seed to it"})
-		p.Notes = append(p.Notes, "A reset that is stopped in the middle goes on at the next start of the node.")
-	}
 	p.Notes = append(p.Notes, "What lies in storage pools, as instances, stays as it is.")
 	return p
 }

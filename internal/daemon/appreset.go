@@ -2,16 +2,21 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	osapi "github.com/holdfast-os/holdfast/api/os"
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/backup"
+	"github.com/holdfast-os/holdfast/internal/config"
 	"github.com/holdfast-os/holdfast/internal/httpapi"
 	"github.com/holdfast-os/holdfast/internal/operation"
 	"github.com/holdfast-os/holdfast/internal/plan"
+	"github.com/holdfast-os/holdfast/internal/reset"
+	"github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/state"
 )
 
@@ -33,6 +38,10 @@ type appReset struct {
 	Initialized bool `json:"initialized"`
 	// Works is true once the application has answered with its new data and has its seed.
 	Works bool `json:"works"`
+	// Seed is the document that it is given, and Before the one of the node that it takes the
+	// place of; empty for a reset with the seed that the node has, and for none.
+	Seed   json.RawMessage `json:"seed,omitempty"`
+	Before json.RawMessage `json:"before,omitempty"`
 }
 
 func (n appReset) what() string { return "Resetting the application " + n.Application }
@@ -85,14 +94,22 @@ func (d *Daemon) resetApplication(r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	given, err := reset.ApplicationSeed(name, httpapi.Body[osapi.ApplicationResetPost](r).Seeds)
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		return nil, httpapi.BadRequest("%w", problems)
+	}
+	if err != nil {
+		return nil, err
+	}
 	if r.Query("dry-run") != "" {
-		return d.dryRun(r, func() (plan.Plan, error) { return planData(name, data, nil), nil })
+		return d.dryRun(r, func() (plan.Plan, error) { return planReset(name, data, given != nil), nil })
 	}
 	release, err := d.aloneWithData()
 	if err != nil {
 		return nil, err
 	}
-	note := appReset{Application: name, Started: d.clock.Now().UTC(), By: r.Caller()}
+	note := appReset{Application: name, Started: d.clock.Now().UTC(), By: r.Caller(), Seed: given}
 	place := backup.Place{Dir: d.machine.AppData.Dir(data.Folder)}
 	if err := d.decideReset(r.Context(), &note, place); err != nil {
 		release()
@@ -104,9 +121,25 @@ func (d *Daemon) resetApplication(r *httpapi.Request) (any, error) {
 	}), nil
 }
 
+// planReset shows what a reset does.
+func planReset(name string, data backup.Data, seeded bool) plan.Plan {
+	p := planData(name, data, nil)
+	why := "apply the node's seed to it"
+	if seeded {
+		p.Add(plan.Step{Kind: plan.UseTool, Object: "the seed", Tool: reset.ToolSeed, Why: "it has another document " + reset.SeedOf(name) + "; that of before comes back when the reset fails"})
+		why = "apply the new seed to it"
+	}
+	p.Add(plan.Step{Kind: plan.UseTool, Object: "application " + name, Tool: "seed", Why: why})
+	p.Notes = append(p.Notes, "A reset that is stopped in the middle goes on at the next start of the node.")
+	return p
+}
+
 // decideReset makes room for the new data and writes the note. On an error nothing is decided.
 func (d *Daemon) decideReset(ctx context.Context, note *appReset, place backup.Place) error {
 	err := d.machine.AppData.Note(ctx, note.Application, func(r *apps.Record) { note.Initialized = r.Initialized })
+	if err == nil && note.Seed != nil {
+		note.Before, err = d.seedOf(ctx, note.Application)
+	}
 	if err != nil {
 		return err
 	}
@@ -119,6 +152,22 @@ func (d *Daemon) decideReset(ctx context.Context, note *appReset, place backup.P
 	return nil
 }
 
+// seedOf is the document of the seed that an application is initialized with; nil for none.
+func (d *Daemon) seedOf(ctx context.Context, application string) (json.RawMessage, error) {
+	set, err := d.machine.Seed.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	document, err := set.Get(reset.SeedOf(application))
+	if errors.Is(err, seed.Missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(document)
+}
+
 // anew gives an application empty data and the seed.
 func (d *Daemon) anew(ctx context.Context, note appReset, place backup.Place) error {
 	if err := d.unseed(ctx, note); err != nil {
@@ -127,8 +176,13 @@ func (d *Daemon) anew(ctx context.Context, note appReset, place backup.Place) er
 	return d.exchange(ctx, note.Application, place, d.reseed(note))
 }
 
-// unseed notes that an application needs the seed.
+// unseed notes that an application needs the seed, the new one if one was given.
 func (d *Daemon) unseed(ctx context.Context, note appReset) error {
+	if note.Seed != nil {
+		if err := d.machine.Seed.Replace(context.WithoutCancel(ctx), reset.SeedOf(note.Application), note.Seed); err != nil {
+			return fmt.Errorf("keeping its new seed: %w", err)
+		}
+	}
 	return d.machine.AppData.Note(context.WithoutCancel(ctx), note.Application, func(r *apps.Record) { r.Initialized = false })
 }
 
@@ -156,6 +210,9 @@ func (d *Daemon) endReset(ctx context.Context, note appReset, err error) error {
 		return fmt.Errorf("resetting the application %s: %w; the next start of the node goes on with it", note.Application, err)
 	}
 	works := err == nil
+	if !works && note.Seed != nil {
+		err = errors.Join(err, d.machine.Seed.Replace(context.WithoutCancel(ctx), reset.SeedOf(note.Application), note.Before))
+	}
 	err = errors.Join(err, d.machine.AppData.Note(context.WithoutCancel(ctx), note.Application, func(r *apps.Record) {
 		r.Initialized = works || note.Initialized
 	}), d.forgetReset())

@@ -616,6 +616,43 @@ func TestResetApplication_SeedFails_DataOfBeforeComesBack(t *testing.T) {
 	}
 }
 
+// A seed that is wrong, or for somebody else, is refused with its name before anything is
+// touched; no seed and an empty body are what a client of IncusOS sends.
+func TestResetApplication_Seeds_AreThoseOfTheApplicationAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		body string
+		code int
+		want string
+	}{
+		"nothing":       {"", 200, ""},
+		"an object":     {"{}", 200, ""},
+		"its own":       {`{"seeds":{"incus":{"apply_defaults":true}}}`, 200, ""},
+		"unknown field": {`{"seeds":{},"nonsense":1}`, 400, `unknown field "nonsense"`},
+		"in the seed":   {`{"seeds":{"incus":{"apply_default":true}}}`, 400, "seeds.incus.apply_default"},
+		"of another":    {`{"seeds":{"incus":{},"network":{}}}`, 400, "seeds.network: the application incus does not read this seed; it reads incus"},
+		"certificate":   {`{"seeds":{"incus":{"preseed":{"certificates":[{"name":"a","type":"client","certificate":"-----BEGIN"}]}}}}`, 400, "seeds.incus.preseed.certificates[0].certificate"},
+		"no object":     {`{"seeds":{"incus":[]}}`, 400, "seeds.incus"},
+	} {
+		d := onDisk(t)
+		code, _, answer := d.raw(t, "/1.0/applications/incus/:factory-reset?dry-run=1", c.body)
+		if code != c.code || !strings.Contains(refused(t, answer), c.want) {
+			t.Errorf("%s, dry run: %d %s", name, code, answer)
+		}
+		if name == "its own" && !strings.Contains(string(answer), "another document incus") {
+			t.Errorf("the plan does not show the seed: %s", answer)
+		}
+		if c.code != 200 {
+			code, _, answer = d.raw(t, "/1.0/applications/incus/:factory-reset", c.body)
+			if code != c.code || !strings.Contains(refused(t, answer), c.want) {
+				t.Errorf("%s: %d %s", name, code, answer)
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(d.data.dir, "incus*")); len(left) != 1 || len(d.since()) != 0 {
+			t.Errorf("%s: folders %q, events %q", name, left, d.since())
+		}
+	}
+}
+
 // A factory reset is planned first, ends at a TPM that refuses, and else takes the node's
 // partitions and restarts it.
 func TestResetSystem_TPM_DecidesWhetherItGoesOn(t *testing.T) {

@@ -172,6 +172,10 @@ func (f fakeSeed) Used(context.Context) error {
 	return nil
 }
 
+func (f fakeSeed) Replace(_ context.Context, name string, document json.RawMessage) error {
+	return f.did("the seed " + name + " is " + string(document))
+}
+
 type fakeKeys struct{ *world }
 
 func (f fakeKeys) Prepare(context.Context) error { return f.did("recovery-keys") }

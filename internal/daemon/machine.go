@@ -122,6 +122,9 @@ type Seed interface {
 	Read(ctx context.Context) (*seed.Set, error)
 	// Used notes that the node has taken all of them over. Their secrets may go from the disk.
 	Used(ctx context.Context) error
+	// Replace puts a document in the place of one that the node has, also for later starts;
+	// nil removes it. Its secrets do not stay where those of the seed do not.
+	Replace(ctx context.Context, name string, document json.RawMessage) error
 }
 
 // Starts is what early boot counts: starts that never ended in a ready node.

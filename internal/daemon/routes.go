@@ -63,7 +63,7 @@ func (d *Daemon) applicationRoutes() []httpapi.Route {
 		{Method: post, Path: one + "/:action", Doc: "runs an action of an application", Later: "no application has actions"},
 		{Method: post, Path: one + "/:backup", Doc: "gives a backup of an application's data", Request: osapi.BackupPost{}, EmptyBody: true, Response: httpapi.Raw{ContentType: archiveType}, Handler: d.backupApplication},
 		{Method: post, Path: one + "/:debug", Doc: "gives an application's own diagnosis", Later: "read /1.0/debug/log?unit=incus.service"},
-		{Method: post, Path: one + "/:factory-reset", Doc: "starts an application anew from its seed, after the answer", Query: dryRunQuery(), Handler: d.resetApplication},
+		{Method: post, Path: one + "/:factory-reset", Doc: "starts an application anew from its seed, after the answer", Request: osapi.ApplicationResetPost{}, EmptyBody: true, Query: dryRunQuery(), Handler: d.resetApplication},
 		{Method: post, Path: one + "/:restore", Doc: "restores a backup of an application, which is the body; the application restarts after the answer", Query: dryRunQuery(), Handler: d.restoreApplication},
 		{Method: post, Path: one + "/:switch-version", Doc: "goes to another version on disk, after the answer", Request: osapi.ApplicationVersionPost{}, EmptyBody: true, Handler: d.switchVersion},
 	}

@@ -249,6 +249,29 @@ func (h *nodeSeed) Used(ctx context.Context) error {
 	if h.kept.Wiped {
 		return nil
 	}
+	return h.hold(ctx, set)
+}
+
+// Replace is part of Seed. The seed partition has the new document without its secrets: the
+// root volume alone keeps them.
+func (h *nodeSeed) Replace(ctx context.Context, name string, document json.RawMessage) error {
+	set, err := h.Read(ctx)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := *set
+	if next.Remove(name); document != nil {
+		if err := next.Decode(name+".json", document); err != nil {
+			return err
+		}
+	}
+	return h.hold(ctx, &next)
+}
+
+// hold keeps a set as the seed of the node, and writes it without secrets to the partition.
+func (h *nodeSeed) hold(ctx context.Context, set *seed.Set) error {
 	store, err := h.store()
 	if err != nil {
 		return err
@@ -260,6 +283,7 @@ func (h *nodeSeed) Used(ctx context.Context) error {
 	if err := store.Save(seedDocument, kept); err != nil {
 		return fmt.Errorf("keeping the seed: %w", err)
 	}
+	h.set, h.kept = set, kept
 	if err := h.wipe(ctx, set); err != nil {
 		return err
 	}

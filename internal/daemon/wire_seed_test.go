@@ -274,6 +274,42 @@ func TestNodeSeed_SealedOnThePartition_IsTakenOverOnceAndForAll(t *testing.T) {
 	}
 }
 
+// A new document is what the node reads from then on, and its secrets go where those of the
+// seed are: to the root volume, and not to the partition.
+func TestNodeSeed_Replace_KeepsTheDocumentAndWipesItsSecrets(t *testing.T) {
+	dir, partition := t.TempDir(), partitionWith(t, seeds.Member{Name: "update.yaml", Data: []byte("channel: testing")})
+	node := newNodeSeed(t, dir, partition, sticks{})
+	if err := node.Used(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	document := []byte(`{"apply_defaults":true,"preseed":{"config":{"oidc.client.secret":"hunter2"}}}`)
+	if err := node.Replace(t.Context(), "incus", document); err != nil {
+		t.Fatal(err)
+	}
+	for name, reader := range map[string]*nodeSeed{"at once": node, "at the next start": newNodeSeed(t, dir, partition, sticks{})} {
+		set, err := reader.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if set.Incus == nil || set.Incus.Preseed.Config["oidc.client.secret"] != "hunter2" || set.Update == nil {
+			t.Errorf("%s: %+v", name, set)
+		}
+	}
+	left, err := os.ReadFile(partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(left, []byte("hunter2")) || !bytes.Contains(left, []byte("incus.json")) {
+		t.Error("the partition has the secret, or does not have the document")
+	}
+	if err := node.Replace(t.Context(), "incus", nil); err != nil {
+		t.Fatal(err)
+	}
+	if set, err := node.Read(t.Context()); err != nil || set.Incus != nil || set.Update == nil {
+		t.Errorf("%+v %v", set, err)
+	}
+}
+
 // The power fails between keeping and wiping: the next start wipes.
 func TestNodeSeed_CutBeforeTheWipe_IsWipedByTheNextStart(t *testing.T) {
 	dir := t.TempDir()

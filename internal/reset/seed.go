@@ -69,6 +69,48 @@ func documents(given map[string]json.RawMessage) (*seed.Set, error) {
 	return set, problems.Err()
 }
 
+// SeedOf is the document that an application is initialized with; empty for one that reads
+// none.
+func SeedOf(application string) string {
+	switch application {
+	case "incus", "incus-lts-7.0":
+		return "incus"
+	case "migration-manager", "operations-center":
+		return application
+	}
+	return ""
+}
+
+// ApplicationSeed gives the document that an application is reset with, checked like those of
+// NewSeed; nil when none is given. Problems name each document.
+func ApplicationSeed(application string, given map[string]json.RawMessage) (json.RawMessage, error) {
+	var problems config.Problems
+	name, own := SeedOf(application), map[string]json.RawMessage{}
+	for _, other := range slices.Sorted(maps.Keys(given)) {
+		switch {
+		case name == "":
+			problems.Add("seeds."+other, "application", "the application %s reads no seed", application)
+		case other != name:
+			problems.Add("seeds."+other, "application", "the application %s does not read this seed; it reads %s", application, name)
+		default:
+			own[name] = given[name]
+		}
+	}
+	set, err := documents(own)
+	var found config.Problems
+	if errors.As(err, &found) {
+		problems = append(problems, found...)
+	}
+	if err := problems.Err(); err != nil || len(own) == 0 {
+		return nil, err
+	}
+	document, err := set.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(document)
+}
+
 func isObject(raw json.RawMessage) bool {
 	var object map[string]json.RawMessage
 	return json.Unmarshal(raw, &object) == nil && object != nil

@@ -156,6 +156,15 @@ func (s *Set) take(name string, value reflect.Value) {
 	reflect.ValueOf(s).Elem().Field(slices.Index(Names(), name)).Set(value)
 }
 
+// Remove takes one document out of the set; one that is not there is no error.
+func (s *Set) Remove(name string) {
+	for _, slot := range s.slots() {
+		if slot.name == name {
+			slot.field.SetZero()
+		}
+	}
+}
+
 // Empty tells a set without any document.
 func (s *Set) Empty() bool {
 	return len(s.Sealed) == 0 && !slices.ContainsFunc(s.slots(), func(one slot) bool { return !one.field.IsNil() })

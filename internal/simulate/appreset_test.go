@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	osapi "github.com/holdfast-os/holdfast/api/os"
+	seeds "github.com/holdfast-os/holdfast/internal/seed"
 	"github.com/holdfast-os/holdfast/internal/simulate"
 )
 
@@ -54,10 +56,10 @@ func TestResetApplication_StoppedAtEachStep_GoesOnAtTheNextStart(t *testing.T) {
 	for _, point := range []string{"apps.data-stop", "apps.data-start", "apps.initialize"} {
 		r, ctx := replaceable(t, simulate.Fault{On: point, Panic: true, Times: 1}), t.Context()
 		r.must(os.WriteFile(r.path(incusData+"/data"), []byte("of before"), 0o600))
-		r.must(r.ResetApplication(ctx, "incus"))
+		r.must(r.ResetApplication(ctx, "incus", osapi.ApplicationResetPost{}))
 		r.ended(resetting)
 		// Nothing else may take hold of the data meanwhile.
-		if err := r.ResetApplication(ctx, "incus"); err == nil || !strings.Contains(err.Error(), "is not finished") {
+		if err := r.ResetApplication(ctx, "incus", osapi.ApplicationResetPost{}); err == nil || !strings.Contains(err.Error(), "is not finished") {
 			t.Errorf("%s: another reset: %v", point, err)
 		}
 		r.must(r.Reboot(ctx))
@@ -129,7 +131,7 @@ func TestStart_WithANotedReset_EndsItFromAnyState(t *testing.T) {
 func TestStart_WithANotedResetThatFails_GivesTheDataBack(t *testing.T) {
 	r, ctx := replaceable(t, simulate.Fault{On: "apps.data-stop", Panic: true, Times: 1}, simulate.Fault{On: "apps.initialize", Error: "a wrong seed", Times: 1}), t.Context()
 	r.must(os.WriteFile(r.path(incusData+"/data"), []byte("of before"), 0o600))
-	r.must(r.ResetApplication(ctx, "incus"))
+	r.must(r.ResetApplication(ctx, "incus", osapi.ApplicationResetPost{}))
 	r.ended(resetting)
 	r.must(r.Reboot(ctx))
 	<-r.up
@@ -139,5 +141,59 @@ func TestStart_WithANotedResetThatFails_GivesTheDataBack(t *testing.T) {
 	}
 	if diff := cmp.Diff(left{Data: map[string][]string{"": {"data", "simulated"}}}, r.left()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The new seed is the one that the application begins with and that the node keeps, also when
+// the reset was stopped; one that does not work leaves the seed of before.
+func TestResetApplication_WithASeed_BeginsWithItAndTheNodeKeepsIt(t *testing.T) {
+	const first, second = `{"version":"1"}`, `{"version":"2","apply_defaults":true}`
+	with := func(text string) osapi.ApplicationResetPost {
+		return osapi.ApplicationResetPost{Seeds: map[string]json.RawMessage{"incus": json.RawMessage(text)}}
+	}
+	for name, c := range map[string]struct {
+		fault   simulate.Fault
+		restart bool
+		want    string
+	}{
+		"nothing happens":      {simulate.Fault{On: "apps.restart", Error: "never"}, false, second},
+		"stopped early":        {simulate.Fault{On: "apps.data-stop", Panic: true, Times: 1}, true, second},
+		"stopped at its start": {simulate.Fault{On: "apps.data-start", Panic: true, Times: 1}, true, second},
+		"stopped with it":      {simulate.Fault{On: "apps.initialize", Panic: true, Times: 1}, true, second},
+		"it does not work":     {simulate.Fault{On: "apps.initialize", Error: "a wrong seed", Times: 1}, false, first},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := folder(t)
+			r, stop := replaceableIn(t, dir)
+			r.must(r.ResetApplication(t.Context(), "incus", with(first)))
+			if failure := r.ended(resetting); failure != "" {
+				t.Fatal(failure)
+			}
+			stop()
+			r, _ = replaceableIn(t, dir, c.fault)
+			r.must(r.ResetApplication(t.Context(), "incus", with(second)))
+			r.ended(resetting)
+			if c.restart {
+				r.must(r.Reboot(t.Context()))
+				<-r.up
+				r.ready()
+			}
+			if got := r.read(incusData + "/seed.json"); got != c.want {
+				t.Errorf("the application began with %s", got)
+			}
+			f, err := os.Open(r.path("seed.tar"))
+			r.must(err)
+			defer f.Close()
+			set, err := seeds.Parse(f)
+			r.must(err)
+			text, err := json.Marshal(set.Incus)
+			r.must(err)
+			if string(text) != c.want || set.Applications == nil {
+				t.Errorf("the node has the seed %s, and of the applications %v", text, set.Applications)
+			}
+			if got := r.left(); got.Noted || len(got.Data) != 1 {
+				t.Errorf("left behind: %+v", got)
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 	"github.com/holdfast-os/holdfast/internal/apps"
 	"github.com/holdfast-os/holdfast/internal/backup"
 	"github.com/holdfast-os/holdfast/internal/daemon"
+	"github.com/holdfast-os/holdfast/internal/reset"
 )
 
 const (
@@ -122,8 +124,25 @@ func (a appData) Start(ctx context.Context, name string) error {
 	return errors.Join(a.faults.hit(ctx, "apps.data-start"), a.ensure(name))
 }
 
-func (a appData) Initialize(ctx context.Context, _ string) error {
-	return a.faults.hit(ctx, "apps.initialize")
+// Initialize is part of daemon.AppData: the data has what the seed said.
+func (a appData) Initialize(ctx context.Context, name string) error {
+	if err := a.faults.hit(ctx, "apps.initialize"); err != nil {
+		return err
+	}
+	data, has := backup.DataOf(name)
+	set, err := seed{a.Node}.Read(ctx)
+	if err != nil || !has {
+		return err
+	}
+	document, err := set.Get(reset.SeedOf(name))
+	if err != nil {
+		return nil // it says nothing of this application
+	}
+	text, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(a.Dir(data.Folder), "seed.json"), text, 0o600)
 }
 
 func (a appData) Note(_ context.Context, name string, change func(*apps.Record)) error {

@@ -3,6 +3,7 @@ package simulate
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -131,6 +132,28 @@ func (s seed) Read(context.Context) (*seeds.Set, error) {
 		set, err = &seeds.Set{}, nil
 	}
 	return set, errors.Join(err, f.Close())
+}
+
+// Replace is part of daemon.Seed.
+func (s seed) Replace(_ context.Context, name string, document json.RawMessage) error {
+	before, err := os.ReadFile(s.path(seedFile))
+	if err != nil {
+		return err
+	}
+	var set seeds.Set
+	if document != nil {
+		if err := set.Decode(name+".json", document); err != nil {
+			return err
+		}
+	}
+	var archive bytes.Buffer
+	if err := seeds.Merge(bytes.NewReader(before), &archive, &set, name); err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.path(seedFile+".new"), archive.Bytes(), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(s.path(seedFile+".new"), s.path(seedFile))
 }
 
 // Used is part of daemon.Seed: nothing here is wiped, so that tests can reset a node again.
