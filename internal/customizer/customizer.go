@@ -143,15 +143,16 @@ func (s *Service) Close() error {
 	return s.tree.close()
 }
 
-// Prepare makes the newest image of each channel, architecture and type ready, and removes
-// what was prepared for releases that are gone. A person who comes before it has ended waits
+// Prepare removes what was prepared for releases that are gone, and makes the newest image of
+// each channel, architecture and type ready. A person who comes before it has ended waits
 // for the image. The error joins all that went wrong; what is ready can be had all the same.
 func (s *Service) Prepare(ctx context.Context) error {
 	index, err := s.tree.index()
 	if err != nil {
 		return err
 	}
-	var failed []error
+	// First, since the room of what is gone may be needed.
+	failed := []error{s.images.prune(ctx, sums(index))}
 	for _, want := range newest(index) {
 		path, err := s.tree.path(want.version, want.file.Filename)
 		if err == nil {
@@ -160,9 +161,6 @@ func (s *Service) Prepare(ctx context.Context) error {
 		if err != nil {
 			failed = append(failed, err)
 		}
-	}
-	if len(failed) == 0 {
-		failed = append(failed, s.images.prune(ctx, sums(index)))
 	}
 	return errors.Join(failed...)
 }

@@ -1,8 +1,10 @@
 package customizer_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -66,4 +68,19 @@ func TestFiles_ReleaseGone_AreNotFound(t *testing.T) {
 	got := w.do("GET", once, "")
 	equal(t, "status", got.status, 404)
 	equal(t, "error", got.envelope(t).Error, "not found: the release of this image is not published any more; ask for another one")
+}
+
+// A disk that is full of what nobody can ask for must not stay so because the new image does
+// not fit, or cannot be prepared for another reason.
+func TestPrepare_ImageThatCannotBePrepared_StillPrunes(t *testing.T) {
+	w := start(t)
+	old := filepath.Join(w.tree, ".customizer", strings.Repeat("0", 64)+".raw")
+	w.write(filepath.Join(".customizer", filepath.Base(old)), []byte("of a release that is gone"))
+	w.write("202611230104/x86_64/Holdfast_202611230104.img.gz", []byte("damaged"))
+	if err := w.service.Prepare(t.Context()); err == nil {
+		t.Error("a damaged image is prepared")
+	}
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was prepared for a release that is gone: %v", err)
+	}
 }
