@@ -28,6 +28,9 @@ const (
 )
 
 func (p Problem) String() string {
+	if p.Path == "" {
+		return fmt.Sprintf("%s (rule %s)", cut(p.Text), p.Rule)
+	}
 	return fmt.Sprintf("%s: %s (rule %s)", cut(p.Path), cut(p.Text), p.Rule)
 }
 

@@ -211,6 +211,7 @@ func TestAPI_Requests_AreAnsweredAsTheTableSays(t *testing.T) {
 		{"POST", "/1.0/updates", `{"components":["nothing"]}`, nil, 400,
 			`{"problems":[{"path":"components[0]","rule":"choice","text":"there is no component \"nothing\""}]}`},
 		{"POST", "/1.0/updates", `{"version":"1"}`, nil, 404, `null`},
+		{"POST", "/1.0/updates", `{"channel":"","types":["update-efi"]}`, nil, 200, ""},
 		{"POST", "/1.0/updates", `{"components":["openfga"]}`, nil, 404, `null`},
 		{"OPTIONS", "/1.0/images", "", nil, 204, ""},
 	} {
@@ -221,6 +222,15 @@ func TestAPI_Requests_AreAnsweredAsTheTableSays(t *testing.T) {
 		if c.metadata != "" {
 			equal(t, c.method+" "+c.path, string(got.envelope(t).Metadata), c.metadata)
 		}
+	}
+	for request, want := range map[string]string{
+		"/1.0/images []":                                  "an object is expected (rule type); architecture: \"\" is not one of x86_64, aarch64 (rule choice); type: \"\" is not one of raw, iso (rule choice)",
+		`/1.0/updates {"version":"1"}`:                    "there is no such release: version 1",
+		`/1.0/updates {"channel":"daily"}`:                "there is no such release: channel daily",
+		`/1.0/updates {"channel":"a b","version":"../x"}`: "channel: letters, digits, dots and dashes, at most 64 (rule word); version: letters, digits, dots and dashes, at most 64 (rule word)",
+	} {
+		path, body, _ := strings.Cut(request, " ")
+		equal(t, request, w.do("POST", path, body).envelope(t).Error, want)
 	}
 	equal(t, "redirect", w.do("GET", "/", "", "User-Agent", "like Gecko").header.Get("Location"), "/ui/")
 }

@@ -35,14 +35,15 @@ const (
 	maxSizes = 4096
 )
 
-// wantedUpdate is the body of POST /1.0/updates. An empty list stands for all.
+// wantedUpdate is the body of POST /1.0/updates. An empty list stands for all, an empty channel
+// for the default one; a version is taken whatever its channels are.
 type wantedUpdate struct {
 	channel, version                 string
 	components, types, architectures []string
 }
 
 func decodeUpdate(data []byte) (wantedUpdate, error) {
-	u := wantedUpdate{channel: "stable"}
+	var u wantedUpdate
 	var p config.Problems
 	err := decodeFields(data, "", &p, map[string]any{
 		"channel": &u.channel, "version": &u.version, "components": &u.components,
@@ -50,6 +51,12 @@ func decodeUpdate(data []byte) (wantedUpdate, error) {
 	})
 	if err != nil {
 		return wantedUpdate{}, err
+	}
+	u.channel = cmp.Or(u.channel, media.DefaultChannel)
+	for _, word := range [][2]string{{"channel", u.channel}, {"version", u.version}} {
+		if !media.IsWord(word[1]) {
+			p.Add(word[0], "word", "letters, digits, dots and dashes, at most %d", media.MaxWord)
+		}
 	}
 	for i, name := range u.components {
 		if !api.Component(name).Valid() {
@@ -96,8 +103,11 @@ func (s *Service) postUpdate(w http.ResponseWriter, r *http.Request) error {
 	at := slices.IndexFunc(index.Updates, func(u api.Update) bool {
 		return u.Version == want.version || want.version == "" && slices.Contains(u.Channels, want.channel)
 	})
+	if at < 0 && want.version != "" {
+		return fmt.Errorf("%w: version %s", errNoRelease, want.version)
+	}
 	if at < 0 {
-		return fmt.Errorf("%w: channel %q, version %q", errNoRelease, want.channel, want.version)
+		return fmt.Errorf("%w: channel %s", errNoRelease, want.channel)
 	}
 	archive, cost, err := s.updateArchive(r.Context(), index.Updates[at], want)
 	if err != nil {

@@ -19,8 +19,8 @@ const (
 	DefaultChannel = "stable"
 )
 
-// maxWord bounds a channel and a version, in bytes.
-const maxWord = 64
+// MaxWord bounds a channel and a version, in bytes.
+const MaxWord = 64
 
 // Architectures are those of images, which a caller must not change.
 var Architectures = []string{"x86_64", "aarch64"}
@@ -129,7 +129,7 @@ func (c Choice) checkFrame() (problems Problems) {
 	}
 	for _, word := range [][2]string{{"channel", c.Channel}, {"version", c.Version}} {
 		if !IsWord(word[1]) {
-			add(word[0], "word", "letters, digits, dots and dashes, at most %d", maxWord)
+			add(word[0], "word", "letters, digits, dots and dashes, at most %d", MaxWord)
 		}
 	}
 	if c.Type == TypeISO && c.Seeds.Install == nil {
@@ -143,6 +143,6 @@ func (c Choice) checkFrame() (problems Problems) {
 
 // IsWord tells whether a text can be a channel or a version: a name of one folder, or empty.
 func IsWord(text string) bool {
-	return len(text) <= maxWord && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == "" &&
+	return len(text) <= MaxWord && strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == "" &&
 		!strings.HasPrefix(text, ".")
 }

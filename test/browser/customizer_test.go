@@ -121,6 +121,20 @@ func TestPage_OpenedFromItsAddress_HasTheSameChoice(t *testing.T) {
 	}
 }
 
+// Half of an address, as mail programs leave it, must not look as if all of it had been read.
+func TestPage_OpenedFromHalfAnAddress_SaysSo(t *testing.T) {
+	program := drive.Chromium(t)
+	server := drive.Serve(t, publish(t))
+	b := openBrowser(t, program)
+	b.Run(drive.Navigate(server+"/ui/#eyJhcmNoaXRlY3R1cmUiOiJ4ODZ"), drive.Present(`body[data-state=incomplete]`), drive.Visible("#notice"))
+	if got := b.Text(`document.getElementById("notice").textContent`); got != "The address of this page is not whole, so the form begins empty." {
+		t.Errorf("the page says %q", got)
+	}
+	b.Choose("hostname", "node1")
+	b.Run(drive.Hidden("#notice"))
+	b.Run(drive.Navigate("about:blank"), drive.Navigate(server+"/ui/#result"), drive.Present(`body[data-state=incomplete]`), drive.Hidden("#notice"))
+}
+
 // Addresses are kept by histories, bookmarks and whoever they are sent to: no secret may get
 // into one, and the person must know why there is no link.
 func TestPage_ChoiceWithASecret_StaysOutOfTheAddress(t *testing.T) {

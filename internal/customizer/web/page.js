@@ -212,7 +212,6 @@ async function refresh() {
   let answer;
   try {
     answer = await call("/1.0/choices", choice);
-    notice("");
   } catch (error) {
     if (error.problems) problems = [...problems, ...(error.problems.length ? error.problems : [{ path: "", text: error.message }])];
     else notice("The service does not answer: " + error.message);
@@ -232,6 +231,7 @@ async function refresh() {
 let timer;
 function later() {
   document.body.dataset.state = "asking";
+  notice("");
   asked++;
   clearTimeout(timer);
   timer = setTimeout(refresh, 250);
@@ -386,7 +386,7 @@ async function start() {
   if (!first[value("architecture")]) $("architecture").value = Object.keys(first)[0];
   offer();
   try {
-    if (location.hash.length > 1) fill(JSON.parse(fromFragment(location.hash.slice(1))));
+    if (location.hash.length > 1 && !$(location.hash.slice(1))) fill(JSON.parse(fromFragment(location.hash.slice(1))));
   } catch {
     notice("The address of this page is not whole, so the form begins empty.");
   }
