@@ -31,8 +31,9 @@ func imageVerifyCommand(env *Env) *cobra.Command {
 		Use:   "verify IMAGE",
 		Short: "Compare an image with the release that it is said to be",
 		Long: "Compare an image with the release that it is said to be: /usr, its hash tree and signature\n" +
-			"and the UKI must be those of the release's manifest. The seed may be any. The exit code is\n" +
-			"3 when something differs.\n\n" +
+			"and the UKI must be those of the release's manifest; the boot loader must be signed by who\n" +
+			"signed that UKI, and the keys of Secure Boot must be that signer's. The seed may be any.\n" +
+			"The exit code is 3 when something differs.\n\n" +
 			"With --tree and --root the manifest is the one that the tree's trusted metadata name. With\n" +
 			"--tree alone, or --manifest, the manifest is taken as it is: then trust where it comes from.",
 		Example: "  holdfast image verify Holdfast.img --tree https://releases.example.org --root root.json\n" +
@@ -68,7 +69,7 @@ func imageVerifyCommand(env *Env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		result, err := media.Compare(c.Context(), image, image.size, manifest)
+		result, err := media.Compare(c.Context(), image, image.size, prover{}, manifest)
 		if err != nil {
 			return fmt.Errorf("comparing %s: %w", args[0], err)
 		}

@@ -40,7 +40,8 @@ type Prover interface {
 	// Verity checks an image with the three partitions of a /usr: the signature of the root
 	// hash by one of the DER certificates, and every block of data against it.
 	Verity(ctx context.Context, image io.ReaderAt, size int64, certificates [][]byte) (rootHash, signer string, err error)
-	// Certificates takes the DER certificates out of a chain of EFI_SIGNATURE_LIST.
+	// Certificates takes the DER certificates out of a chain of EFI_SIGNATURE_LIST. A chain
+	// with anything else in it is an error.
 	Certificates(lists []byte) ([][]byte, error)
 }
 

@@ -210,7 +210,7 @@ func manifest(t *testing.T, image *memory) release.Manifest {
 // Whoever got an image from somebody else wants to know that only the seed was changed.
 func TestCompare_ImageOfTheRelease_DiffersInNothing(t *testing.T) {
 	image := slim(t, goodFiles())
-	got, err := Compare(context.Background(), image, image.size, manifest(t, image))
+	got, err := Compare(context.Background(), image, image.size, fakeProver{}, manifest(t, image))
 	want := []Compared{{"usr", "partition 5", ""}, {"verity", "partition 4", ""}, {"sig", "partition 3", ""},
 		{"Holdfast_202611220104.efi", "EFI/Linux/Holdfast_202611220104.efi", ""}}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -228,7 +228,7 @@ func TestCompare_ChangedImage_NamesThePart(t *testing.T) {
 	files["loader/credentials/root.cred"] = []byte("more")
 	image := slim(t, files)
 	write(t, image, []byte("other tree"), 2253406208)
-	got, err := Compare(context.Background(), image, image.size, m)
+	got, err := Compare(context.Background(), image, image.size, fakeProver{}, m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,19 +236,64 @@ func TestCompare_ChangedImage_NamesThePart(t *testing.T) {
 	for _, c := range got {
 		problems[c.Name], _, _ = strings.Cut(c.Problem, " is ")
 	}
+	foreign := "it has the certificate " + hexSum([]byte("ours")) + ", which did not sign the UKI of the release"
 	want := map[string]string{"verity": "its SHA-256", "sig": "it has 16384 bytes, the release says 1048576", "Holdfast_202611220104.efi": "its SHA-256",
-		"usr":                       "something lies behind the 5 bytes of the release",
+		"usr": "something lies behind the 5 bytes of the release",
+		// Who signed a UKI that is not the release's says nothing.
+		"EFI/BOOT/BOOTX64.EFI": "it", "loader/keys/auto/PK.auth": foreign, "loader/keys/auto/KEK.auth": foreign, "loader/keys/auto/db.auth": foreign,
 		"loader/addons/x.addon.efi": "the release does not have this file", "loader/credentials/root.cred": "the release does not have this file"}
 	if diff := cmp.Diff(want, problems); diff != "" {
 		t.Error(diff)
 	}
 	m.Version = "202611230104"
-	if _, err := Compare(context.Background(), image, image.size, m); err == nil {
+	if _, err := Compare(context.Background(), image, image.size, fakeProver{}, m); err == nil {
 		t.Error("another release was compared")
 	}
 	m.Version, m.Parts = testVersion, m.Parts[:1]
-	if _, err := Compare(context.Background(), image, image.size, m); err == nil {
+	if _, err := Compare(context.Background(), image, image.size, fakeProver{}, m); err == nil {
 		t.Error("half a manifest was compared")
+	}
+}
+
+// Keys that the first start enrols, and a boot loader that they let in, are all of Secure
+// Boot: an image with foreign ones is not the release, whatever else it has.
+func TestCompare_ForeignBootFiles_AreDifferences(t *testing.T) {
+	const conf = "loader/loader.conf"
+	theirs := "it has the certificate " + hexSum([]byte("theirs")) + ", which did not sign the UKI of the release"
+	for name, c := range map[string]struct {
+		file, content string
+		want          []string
+	}{
+		"as released":      {"loader/random-seed", "x", nil},
+		"foreign loader":   {"EFI/BOOT/BOOTX64.EFI", "theirs|", []string{"EFI/BOOT/BOOTX64.EFI: it is not signed by who signed the UKI of the release"}},
+		"another loader":   {"EFI/systemd/systemd-bootx64.efi", "theirs|", []string{"EFI/systemd/systemd-bootx64.efi: it is not signed by who signed the UKI of the release"}},
+		"no program":       {"EFI/BOOT/BOOTX64.EFI", "text", []string{"EFI/BOOT/BOOTX64.EFI: it cannot be read as a boot loader: this is no PE file"}},
+		"kernel as loader": {"EFI/BOOT/BOOTX64.EFI", "ours|init=/bin/sh", []string{"EFI/BOOT/BOOTX64.EFI: it is a kernel in the place of the boot loader"}},
+		"foreign PK":       {"loader/keys/auto/PK.auth", string(auth("theirs")), []string{"loader/keys/auto/PK.auth: " + theirs}},
+		"foreign KEK":      {"loader/keys/auto/KEK.auth", string(auth("theirs")), []string{"loader/keys/auto/KEK.auth: " + theirs}},
+		"foreign db":       {"loader/keys/auto/db.auth", string(auth("theirs")), []string{"loader/keys/auto/db.auth: " + theirs}},
+		"cut db":           {"loader/keys/auto/db.auth", "x", []string{"loader/keys/auto/db.auth: its keys cannot be read: the update is cut off"}},
+		"more keys":        {"loader/keys/auto/dbx.auth", "x", []string{"loader/keys/auto/dbx.auth: the release does not have this file"}},
+		"keys by hand":     {"keys/theirs.der", "theirs", []string{"keys/theirs.der: the release does not have this file"}},
+		"other looks":      {conf, "#timeout 3\n\nconsole-mode keep\n", nil},
+		"enrols":           {conf, "timeout 3\nsecure-boot-enroll force\n", []string{conf + `: line 2 sets "secure-boot-enroll", which the release does not`}},
+	} {
+		files := goodFiles()
+		files[c.file] = []byte(c.content)
+		image := slim(t, files)
+		got, err := Compare(context.Background(), image, image.size, fakeProver{}, manifest(t, image))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var problems []string
+		for _, one := range got {
+			if one.Problem != "" {
+				problems = append(problems, one.Place+": "+one.Problem)
+			}
+		}
+		if diff := cmp.Diff(c.want, problems); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }
 

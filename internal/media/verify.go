@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -32,9 +31,12 @@ type Compared struct {
 // Compare looks for the parts of a release in an image: the partitions of slot A and the
 // UKI. Applications are no part of an image, and the seed is none of a release. Every file on
 // the ESP beside the UKI, the boot loader and its settings and keys is a difference: firmware,
-// boot loader or stub could take it up. Of those that are let pass a manifest says nothing;
-// Inspect says who signed them. An error is an image that cannot be compared at all.
-func Compare(ctx context.Context, image io.ReaderAt, size int64, m release.Manifest) ([]Compared, error) {
+// boot loader or stub could take it up. Of those a manifest says nothing: the boot loader must
+// be signed by a certificate that has signed the UKI of the release, the keys must be such
+// certificates alone, and the settings may not choose what is started. Which of the boot
+// loaders that this signer ever made it is cannot be told. An error is an image that cannot
+// be compared at all.
+func Compare(ctx context.Context, image io.ReaderAt, size int64, prove Prover, m release.Manifest) ([]Compared, error) {
 	table, err := ReadTable(image, size)
 	if err != nil {
 		return nil, err
@@ -52,6 +54,7 @@ func Compare(ctx context.Context, image io.ReaderAt, size int64, m release.Manif
 	}
 	var result []Compared
 	expected := map[string]bool{}
+	boot := bootFiles{prove: prove}
 	for _, part := range m.Parts {
 		var where string
 		var data *io.SectionReader
@@ -71,6 +74,9 @@ func Compare(ctx context.Context, image io.ReaderAt, size int64, m release.Manif
 		if err != nil {
 			return nil, fmt.Errorf("reading %s of the image: %w", where, err)
 		}
+		if part.Type == release.TypeUpdateEFI && problem == "" {
+			boot.signedBy(data)
+		}
 		result = append(result, Compared{part.Name, where, problem})
 	}
 	for _, kind := range []release.Type{release.TypeUpdateEFI, release.TypeUpdateUsr, release.TypeUpdateUsrVerity, release.TypeUpdateUsrSignature} {
@@ -79,8 +85,10 @@ func Compare(ctx context.Context, image io.ReaderAt, size int64, m release.Manif
 		}
 	}
 	for _, f := range files {
-		if name := strings.ToLower(f.path); !expected[name] && !isUsual(name) {
-			result = append(result, Compared{f.path, f.path, "the release does not have this file"})
+		if name := strings.ToLower(f.path); !expected[name] {
+			if problem := boot.check(name, f.data); problem != "" {
+				result = append(result, Compared{f.path, f.path, problem})
+			}
 		}
 	}
 	return result, nil
@@ -92,12 +100,6 @@ const ukiFolder = "EFI/Linux/"
 var slotParts = map[release.Type]int{
 	release.TypeUpdateUsr: layout.UsrA, release.TypeUpdateUsrVerity: layout.VerityA, release.TypeUpdateUsrSignature: layout.SigA,
 }
-
-// usual matches, in small letters, what the build puts on an ESP beside the UKI.
-var usual = regexp.MustCompile(`^(efi/boot/boot(x64|aa64)\.efi|efi/systemd/systemd-boot(x64|aa64)\.efi|` +
-	`loader/loader\.conf|loader/entries\.srel|loader/random-seed|loader/keys/auto/(pk|kek|db)\.auth|keys/[a-z0-9_-]+\.(der|crt|cer|auth|esl))$`)
-
-func isUsual(path string) bool { return usual.MatchString(path) }
 
 // comparePart gives what is wrong with a part. A partition may go on behind it, with zeros:
 // a release leaves out what its content does not use.

@@ -74,3 +74,19 @@ func ParseCertificates(data []byte) ([][]byte, error) {
 	}
 	return found, nil
 }
+
+// ParseOnlyCertificates is ParseCertificates for a chain that must have nothing else: a list
+// of another type, as of the hashes of programs, is an error.
+func ParseOnlyCertificates(data []byte) ([][]byte, error) {
+	found, err := ParseCertificates(data)
+	if err != nil {
+		return nil, err
+	}
+	for number := 1; len(data) > 0; number++ {
+		if [16]byte(data[:16]) != certX509 {
+			return nil, fmt.Errorf("signature list %d has no certificates, but something else that would be trusted", number)
+		}
+		data = data[binary.LittleEndian.Uint32(data[16:]):]
+	}
+	return found, nil
+}
