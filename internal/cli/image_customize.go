@@ -132,11 +132,8 @@ func (f customizeFlags) choice(c *cobra.Command) (media.ChoiceOptions, media.Cho
 func (f customizeFlags) joined(c *cobra.Command) (media.ChoiceOptions, error) {
 	choice := media.ChoiceOptions{}
 	if f.options != "" {
-		text, err := readJSONFile(f.options)
-		if err != nil {
-			return choice, err
-		}
-		if choice, err = media.DecodeOptions(text); err != nil {
+		var err error
+		if choice, err = readOptions(f.options); err != nil {
 			return choice, err
 		}
 	}
@@ -167,6 +164,18 @@ func (f customizeFlags) joined(c *cobra.Command) (media.ChoiceOptions, error) {
 		choice.Network = text
 	}
 	return choice, f.addSeeds(&choice)
+}
+
+// readOptions reads a choice as a person wrote it, YAML or JSON.
+func readOptions(path string) (media.ChoiceOptions, error) {
+	text, err := readFile(path, maxChoice)
+	if err != nil {
+		return media.ChoiceOptions{}, fmt.Errorf("reading the options: %w", err)
+	}
+	if len(text) > maxChoice {
+		return media.ChoiceOptions{}, fmt.Errorf("reading %s: it has more than %d bytes", path, maxChoice)
+	}
+	return media.DecodeOptions(media.File{Name: path, Data: text})
 }
 
 func readJSONFile(path string) ([]byte, error) {

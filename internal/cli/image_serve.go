@@ -133,11 +133,11 @@ func bootChoices(given []string) (map[string]customizer.Choice, error) {
 		if _, twice := all[name]; !ok || twice {
 			return nil, fmt.Errorf("--boot %q: want NAME=FILE, each name once", word)
 		}
-		text, err := readJSONFile(file)
-		if err != nil {
+		options, err := readOptions(file)
+		var problems media.Problems
+		if err != nil && !errors.As(err, &problems) {
 			return nil, err
 		}
-		options, err := media.DecodeOptions(text)
 		if err != nil {
 			return nil, &listedError{fmt.Sprintf("the choice in %s cannot be served:\n  %s", file, strings.ReplaceAll(err.Error(), "\n", "\n  ")), err}
 		}

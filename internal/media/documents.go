@@ -81,7 +81,7 @@ func listProblems(err error, files map[string]File) Problems {
 	if !errors.As(err, &one) {
 		return Problems{{Rule: "document", Text: err.Error()}}
 	}
-	return Problems{locate(Problem{File: one.File, Path: one.Path, Rule: one.Rule, Text: one.Text}, files)}
+	return Problems{locate(Problem{File: one.File, Line: one.Line, Path: one.Path, Rule: one.Rule, Text: one.Text}, files)}
 }
 
 // locate adds the file and line that a person knows.
@@ -89,7 +89,7 @@ func locate(p Problem, files map[string]File) Problem {
 	name := stem(p.File)
 	if f, ok := files[name]; ok {
 		p.File = f.Name
-		if p.Rule != "unknown-seed" { // it is about the name
+		if p.Line == 0 && p.Rule != "unknown-seed" { // it is about the name
 			p.Line = lineOf(f.Data, p.Path)
 		}
 	}

@@ -142,7 +142,7 @@ func TestInspect_ChangedImage_SaysWhatIsWrong(t *testing.T) {
 		"changed usr": {image: func(m *memory) { write(t, m, []byte("other"), 2320515072) },
 			want: []string{"/usr: data does not fit the signature"}},
 		"seed": {image: func(m *memory) { write(t, m, archive(t, "install.yaml", "forse: 1"), seedAt) },
-			want: []string{"seed: install.yaml: forse: there is no such field: known are version, force_install, force_install_confirmation, force_reboot, security, target"}},
+			want: []string{"seed: install.yaml:1: forse: there is no such field: known are version, force_install, force_install_confirmation, force_reboot, security, target"}},
 	} {
 		files := goodFiles()
 		if c.files != nil {

@@ -1,7 +1,6 @@
 package media
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -41,38 +40,25 @@ type ChoiceOptions struct {
 	Seeds map[string]json.RawMessage `json:"seeds,omitempty"`
 }
 
-// DecodeOptions reads options out of JSON. The error is Problems when they can be read and
-// say something wrong.
-func DecodeOptions(text []byte) (ChoiceOptions, error) {
+// DecodeOptions reads options out of a file, by the rules of seeds. The error is Problems,
+// each with the line in the file.
+func DecodeOptions(f File) (ChoiceOptions, error) {
 	c := ChoiceOptions{}
-	fields := map[string]any{
-		"architecture": &c.Architecture, "type": &c.Type, "channel": &c.Channel, "version": &c.Version,
-		"applications": &c.Applications, "install_target": &c.InstallTarget, "force_install": &c.ForceInstall,
-		"network": &c.Network, "trusted_certificates": &c.TrustedCertificates, "seeds": &c.Seeds,
+	err := problemsOf(seed.DecodeOther(f.Name, f.Data, &c), nil)
+	if err == nil {
+		_, err = c.Choice()
 	}
-	var given map[string]json.RawMessage
-	if err := json.Unmarshal(text, &given); err != nil {
-		return ChoiceOptions{}, fmt.Errorf("reading the options: %w", err)
-	}
-	var problems Problems
-	for _, name := range slices.Sorted(maps.Keys(given)) {
-		to, known := fields[name]
-		if !known {
-			problems = append(problems, Problem{Path: name, Rule: "unknown-field",
-				Text: "there is no such field: known are " + strings.Join(slices.Sorted(maps.Keys(fields)), ", ")})
-			continue
-		}
-		d := json.NewDecoder(bytes.NewReader(given[name]))
-		d.DisallowUnknownFields()
-		if err := d.Decode(to); err != nil {
-			problems = append(problems, Problem{Path: name, Rule: "type", Text: fmt.Sprintf("it cannot be read: %v", err)})
+	problems := listOf(err)
+	for i, p := range problems {
+		problems[i].File = f.Name
+		if p.Line == 0 {
+			problems[i].Line = lineOf(f.Data, p.Path)
 		}
 	}
 	if len(problems) > 0 {
 		return ChoiceOptions{}, problems
 	}
-	_, err := c.Choice()
-	return c, err
+	return c, nil
 }
 
 // Choice fills in the defaults and writes the short fields out as seeds. The error is

@@ -42,7 +42,7 @@ func TestChoice_ShortFieldsOrSeeds_AreTheSameChoice(t *testing.T) {
 		`"install":{"target":{"bus":"nvme"}},"network":{"time":{"timezone":"UTC"}}},"type":"raw"}`
 	const id = "58671fd2d3c5a52ea7d5def196acf8b13d85fdf84ba637e14bde0a904c658a55" // sha256sum of the line above
 	for name, text := range map[string]string{"short": short, "long": long} {
-		c, err := DecodeOptions([]byte(text))
+		c, err := DecodeOptions(File{Data: []byte(text)})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -102,8 +102,7 @@ func TestChoice_TrustedCertificate_GoesToTheChosenApplications(t *testing.T) {
 func TestDecodeOptions_Wrong_NamesEveryField(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown": {`{"chanel": "stable", "force_install": "yes"}`,
-			"chanel: there is no such field: known are applications, architecture, channel, force_install, install_target, network, seeds, trusted_certificates, type, version\n" +
-				"force_install: it cannot be read: json: cannot unmarshal string into Go value of type bool"},
+			"chanel: there is no such field: did you mean \"channel\"?\nforce_install: \"yes\" where true or false is expected"},
 		"values": {`{"architecture": "arm", "type": "usb", "version": "../x", "trusted_certificates": ["x"], "applications": ["incus", "incus"]}`,
 			`architecture: "arm" is not one of x86_64, aarch64` + "\n" + `type: "usb" is not one of raw, iso` + "\n" +
 				"version: letters, digits, dots and dashes, at most 64\n" +
@@ -115,7 +114,7 @@ func TestDecodeOptions_Wrong_NamesEveryField(t *testing.T) {
 		"CD":      {`{"type": "iso"}`, "seeds.install: a CD cannot be run from, it can only install: add an install seed, or take the type raw"},
 		"key":     {`{"trusted_certificates": ["-----BEGIN PRIVATE KEY-----"]}`, "trusted_certificates[0]: this is a private key: keep it, and give the certificate"},
 	} {
-		_, err := DecodeOptions([]byte(c.text))
+		_, err := DecodeOptions(File{Data: []byte(c.text)})
 		if err == nil {
 			t.Fatalf("%s: no error", name)
 		}
@@ -124,6 +123,40 @@ func TestDecodeOptions_Wrong_NamesEveryField(t *testing.T) {
 			t.Errorf("%s: %T", name, err)
 		}
 		sameText(t, name+": "+err.Error(), name+": "+c.want)
+	}
+}
+
+// Whoever wrote a file looks for a line in it, whatever is wrong there.
+func TestDecodeOptions_WrongFile_NamesLineAndField(t *testing.T) {
+	for name, c := range map[string]struct{ file, text, want string }{
+		"type":    {"node.yaml", "channel: stable\napplications: incus\n", "node.yaml:2: applications: a value where a list is expected"},
+		"nested":  {"node.yaml", "install_target:\n  buss: nvme\n", `node.yaml:2: install_target.buss: there is no such field: did you mean "bus"?`},
+		"JSON":    {"dir/node.json", "{\n  \"install_target\": {\n    \"buss\": \"nvme\"}}", `dir/node.json:3: install_target.buss: there is no such field: did you mean "bus"?`},
+		"syntax":  {"node.json", "{\n  \"type\": \"raw\"\n  \"channel\": 1}", "node.json:3: invalid character '\"' after object key:value pair"},
+		"seed":    {"node.yaml", "seeds:\n  kernel: {}\n  install:\n    target: {sise: 1}\n", "node.yaml:4: seeds.install.target.sise: there is no such field: known are bus, id, max_size, min_size, sort_order"},
+		"meaning": {"node.yaml", "type: raw\nnetwork:\n  interfaces:\n  - name: eth0\n    hwaddr: enp1s0\n    mtu: 12\n", "node.yaml:6: network.interfaces[0].mtu: 12 is outside 1280 to 9000; leave it out for the default"},
+		"value":   {"node.yaml", "channel: stable\ntype: usb\n", `node.yaml:2: type: "usb" is not one of raw, iso`},
+		"list":    {"node.yaml", "- type: raw\n", "node.yaml:1: a list where a map is expected"},
+	} {
+		_, err := DecodeOptions(File{c.file, []byte(c.text)})
+		if err == nil {
+			t.Fatalf("%s: no error", name)
+		}
+		sameText(t, name+": "+err.Error(), name+": "+c.want)
+	}
+}
+
+// A line that is told must be that of the mistake, also where YAML would count otherwise.
+func TestDocuments_JSONWithAMistake_NamesItsLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"{\n  \"version\": \"1\",\n  \"target\": {\"bus\" \"nvme\"}\n}\n": "in/install.json:3: invalid character '\"' after object key",
+		"{force_install: true}\n": "in/install.json:1: invalid character 'f' looking for beginning of object key string",
+	} {
+		_, err := Documents([]File{{"in/install.json", []byte(text)}})
+		if err == nil {
+			t.Fatalf("%s: no error", text)
+		}
+		sameText(t, err.Error(), want)
 	}
 }
 
@@ -139,7 +172,7 @@ func TestChoice_Secret_IsFoundAndNotShown(t *testing.T) {
 		"services.tailscale.auth_key":                                 `{"seeds": {"services": {"tailscale": {"auth_key": "hidden"}}}}`,
 		"migration-manager.preseed.system_security.openfga.api_token": `{"seeds": {"migration-manager": {"preseed": {"system_security": {"openfga": {"api_token": "hidden"}}}}}}`,
 	} {
-		c, err := DecodeOptions([]byte(document))
+		c, err := DecodeOptions(File{Data: []byte(document)})
 		if err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}

@@ -49,7 +49,7 @@ func TestArchive_NodeWouldRefuse_IsAnError(t *testing.T) {
 	}{
 		"misspelt":     {Change{Remove: []string{"instal"}}, nil, `removing seed "instal": there is no such document: known are install, applications, incus, migration-manager, operations-center, network, provider, update, security, services, kernel`},
 		"not there":    {Change{Remove: []string{"install"}}, nil, "removing seed install: the image does not have it"},
-		"old is bad":   {Change{}, archive(t, "install.yaml", "forse: 1"), "the seed that is there cannot stay: install.yaml: forse: there is no such field: known are version, force_install, force_install_confirmation, force_reboot, security, target"},
+		"old is bad":   {Change{}, archive(t, "install.yaml", "forse: 1"), "the seed that is there cannot stay: install.yaml:1: forse: there is no such field: known are version, force_install, force_install_confirmation, force_reboot, security, target"},
 		"meaning":      {Change{}, bad, "network: interfaces[0].mtu: 12 is outside 1280 to 9000; leave it out for the default"},
 		"half written": {Change{}, append(halfWritten(), make([]byte, 4096)...), "changing the seed: the archive is damaged: write it again"},
 	} {

@@ -26,6 +26,14 @@ func decode(file, name string, data []byte, value reflect.Value) (bool, error) {
 	return decodeTree(place{file: file}, name, tree, value)
 }
 
+// DecodeOther reads a document that is no seed, by the rules of seeds, into value, a pointer
+// to a struct. A field that is a json.RawMessage takes anything. The error joins *Problem,
+// each with its line. JSON is told by the ending of file; all else is YAML.
+func DecodeOther(file string, data []byte, value any) error {
+	_, err := decode(file, "", data, reflect.ValueOf(value))
+	return err
+}
+
 // place is where a document stands: in a file of its own, or below a field of another.
 type place struct{ file, under string }
 
@@ -109,6 +117,9 @@ func (b *builder) build(n *node, t reflect.Type, at string) any {
 	}
 	if n.kind == scalarNode && n.value == nil {
 		return nil
+	}
+	if t == reflect.TypeFor[json.RawMessage]() {
+		return b.buildAny(n, t, at)
 	}
 	switch t.Kind() {
 	case reflect.Struct:

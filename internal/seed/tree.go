@@ -193,7 +193,13 @@ func (r *jsonReader) fault(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return &fault{rule: "syntax", text: "the document ends too early: a bracket is not closed", line: r.here()}
 	}
-	return &fault{rule: "syntax", text: fmt.Sprintf("byte %d: %v", r.InputOffset(), err), line: r.here()}
+	// The decoder counts from where it began to read a value; this finds the byte itself.
+	var wrong *json.SyntaxError
+	if !errors.As(json.Unmarshal(r.data, new(json.RawMessage)), &wrong) {
+		return &fault{rule: "syntax", text: err.Error(), line: r.here()}
+	}
+	before := r.data[:min(max(wrong.Offset-1, 0), int64(len(r.data)))]
+	return &fault{rule: "syntax", text: wrong.Error(), line: 1 + bytes.Count(before, []byte("\n"))}
 }
 
 func readYAML(data []byte) (*node, error) {
