@@ -259,7 +259,7 @@ func TestVerify_TrustedTree_IsBelievedByItsRootAlone(t *testing.T) {
 	}
 }
 
-// The image of the build is signed, whole and a release.
+// The image of the build is signed, whole, a release, and the one that was published.
 func TestInspect_BuiltImage_HasNoProblem(t *testing.T) {
 	version, err := os.ReadFile("../../.build/out/version")
 	if err != nil {
@@ -281,6 +281,9 @@ func TestInspect_BuiltImage_HasNoProblem(t *testing.T) {
 	got := summary{report.Version, report.Variant, report.Usr.Valid, report.Usr.Booted, len(report.Programs), report.Problems}
 	if diff := cmp.Diff(want, got); diff != "" || code != 0 {
 		t.Errorf("exit code %d: %s", code, diff)
+	}
+	if out, code := holdfast(t, "image", "verify", "../../.build/out/Holdfast_"+release+".raw", "--tree", "../../.build/release"); code != 0 {
+		t.Errorf("held against its own release: exit code %d: %s", code, out)
 	}
 }
 

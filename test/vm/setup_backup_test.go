@@ -52,6 +52,7 @@ func TestBackup_OnAnotherMachine_IsTheNodeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitReset(t, events, bootLimit)
+	_ = events.Close() // they have one listener, and the next is the lab
 	n = n.meetAgain(t)
 	other, err := n.api.Security(t.Context())
 	if err != nil {

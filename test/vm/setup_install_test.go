@@ -208,6 +208,7 @@ func TestInstall_SeedByTarAndDD_WaitsUntilTheMediumIsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitReset(t, events, shortLimit)
+	_ = events.Close() // they have one listener, and the next is the lab
 	limited, cancel := context.WithTimeout(t.Context(), upLimit)
 	defer cancel()
 	if _, err := machines.lab.Up(limited, lab.Options{Name: n.name, BuildDir: machines.build, ReleaseDir: machines.tree, Progress: os.Stderr, NoSnapshot: true}); err != nil {
