@@ -65,7 +65,7 @@ func TestRun_EverythingWorks_PhasesInOrderThenReady(t *testing.T) {
 // wrong, over its API too, and goes on by itself.
 func TestRun_PhaseFails_ApiSaysSoAndItIsTriedAgainSlower(t *testing.T) {
 	w := newWorld()
-	w.failures["provider"] = slices.Repeat([]error{errors.New("the provider cannot be read")}, 8)
+	w.failures["provider"] = slices.Repeat([]error{errors.New("the provider cannot be read\nand neither can its certificate")}, 8)
 	f := start(t, w, nil)
 	pauses := []time.Duration{<-f.clock.pauses}
 	boot := getAs[osapi.DebugBoot](t, f, "/1.0/debug/boot")
@@ -74,7 +74,7 @@ func TestRun_PhaseFails_ApiSaysSoAndItIsTriedAgainSlower(t *testing.T) {
 		"provider": "failed", "services": "waiting", "configuration": "waiting", "applications": "waiting", "ready": "waiting"}, states(boot)); diff != "" {
 		t.Error(diff)
 	}
-	if boot.Phases[15].Error != "the provider cannot be read" {
+	if boot.Phases[15].Error != "the provider cannot be read\nand neither can its certificate" {
 		t.Errorf("got %+v", boot.Phases[15])
 	}
 	if getAs[osapi.Server](t, f, "/1.0").Environment.SystemIsReady {
@@ -90,7 +90,7 @@ func TestRun_PhaseFails_ApiSaysSoAndItIsTriedAgainSlower(t *testing.T) {
 	if diff := cmp.Diff([]time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s}, pauses); diff != "" {
 		t.Error(diff)
 	}
-	if !slices.Contains(w.messages, "error: provider: the provider cannot be read (next try in 1s)") {
+	if !slices.Contains(w.messages, "error: provider: the provider cannot be read") || !slices.Contains(w.messages, "error: provider: and neither can its certificate (next try in 1s)") {
 		t.Errorf("the console shows %q", w.messages)
 	}
 }

@@ -175,7 +175,9 @@ func (d *Daemon) phaseBegan(name string) {
 
 // phaseFailed shows the failure. The API comes up at once, so that it can be asked.
 func (d *Daemon) phaseFailed(ctx context.Context, installing bool, name string, err error, next time.Duration) {
-	d.machine.Display.Message("error", fmt.Sprintf("%s: %v (next try in %s)", name, err, next))
+	for line := range strings.SplitSeq(fmt.Sprintf("%v (next try in %s)", err, next), "\n") {
+		d.machine.Display.Message("error", name+": "+line)
+	}
 	d.machine.Doing.Failed(name, err, d.clock.Now().Add(next))
 	d.notify("status", d.machine.Notify.Status("phase "+name+" failed, it is tried again"))
 	if installing {

@@ -177,7 +177,7 @@ func progress(screen *console.Screen, phase string, done, total int64) {
 func failed(screen *console.Screen, phase string, err error, again time.Time) {
 	screen.Problem = &console.Problem{Text: err.Error(), Again: again}
 	screen.Phase, screen.Done, screen.Total = phase, 0, 0
-	if screen.State == console.Installing {
+	if screen.State == console.Installing || screen.State == console.InstallFailed {
 		screen.State = console.InstallFailed
 		screen.Problem.Help = []string{
 			"put right what stands above; the installation begins anew by itself",

@@ -193,6 +193,7 @@ func TestScreens_WhatGoesOn_BecomesAState(t *testing.T) {
 		"updated":          {[]step{phase("ready", 0, 0), phase("downloading incus", 5, 100), phase("downloading incus", 100, 100)}, console.Screen{State: console.Ready}},
 		"install":          {[]step{phase("console", 0, 0), phase("install", 0, 0), phase("copy esp", 1, 9)}, console.Screen{State: console.Installing, Phase: "copy esp", Done: 1, Total: 9}},
 		"install failed":   {[]step{phase("install", 0, 0), fails("install")}, console.Screen{State: console.InstallFailed, Phase: "install", Problem: &console.Problem{Text: "no cable", Again: again, Help: giveUp}}},
+		"failed again":     {[]step{phase("install", 0, 0), fails("install"), fails("install")}, console.Screen{State: console.InstallFailed, Phase: "install", Problem: &console.Problem{Text: "no cable", Again: again, Help: giveUp}}},
 		"installing again": {[]step{phase("install", 0, 0), fails("install"), phase("copy esp", 1, 9)}, console.Screen{State: console.Installing, Phase: "copy esp", Done: 1, Total: 9}},
 	} {
 		var got console.Screen

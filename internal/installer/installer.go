@@ -38,9 +38,8 @@ import (
 
 // Levels of what is said on the console.
 const (
-	Info  = "info"
-	Warn  = "warning"
-	Error = "error"
+	Info = "info"
+	Warn = "warning"
 )
 
 // Options say what is installed, and how its progress is shown.
@@ -59,7 +58,7 @@ type Options struct {
 	Version string
 	// Arch is "x86_64" or "aarch64"; default that of this program.
 	Arch string
-	// Console shows one line to a person; level is Info, Warn or Error. It may be nil.
+	// Console shows one line to a person; level is Info or Warn. It may be nil.
 	Console func(level, message string)
 	// Progress counts the bytes of a step. It may be nil.
 	Progress func(step string, done, total int64)
@@ -110,23 +109,12 @@ func (o Options) vars() efi.Vars { return efi.Vars{Dir: filepath.Join(o.Root, ef
 
 // Run installs the machine and restarts it. It returns only with an error: an
 // install.Problems when the machine, its seed or its disks must be changed by a
-// person, anything else when it makes sense to try again. Every problem was also
-// shown on the console.
+// person, anything else when it makes sense to try again. Showing it is up to the caller.
 func Run(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	if o.Seed == nil || o.Seed.Install == nil {
 		return errors.New("installing: the seed does not ask for an installation")
 	}
-	err := o.run(ctx)
-	if err != nil {
-		for _, line := range strings.Split(err.Error(), "\n") {
-			o.Console(Error, line)
-		}
-	}
-	return err
-}
-
-func (o Options) run(ctx context.Context) error {
 	machine, err := Gather(ctx, o)
 	if err != nil {
 		return err
