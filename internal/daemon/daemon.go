@@ -202,16 +202,15 @@ func (d *Daemon) listen(context.Context) error {
 	if err != nil {
 		return err
 	}
-	listener = drainable(listener)
-	d.accepting = listener
 	d.server = &http.Server{
 		Handler: d.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
 	}
+	d.accepting = drainable(listener, d.server)
 	d.served = make(chan struct{})
 	go func() {
 		defer close(d.served)
-		if err := d.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := d.server.Serve(d.accepting); !errors.Is(err, http.ErrServerClosed) {
 			d.log.Error("serving the API", "error", err)
 		}
 	}()
