@@ -26,7 +26,7 @@ const (
 	// room to work. A board of QEMU's has 2 GiB below.
 	netMemory = 9 << 10
 	// fetchLimit bounds one fetch of the image by the firmware, on an emulated processor.
-	fetchLimit = 45 * time.Minute
+	fetchLimit = time.Hour
 	// stallLimit is how long nothing may come over the wire, to the disk and to the serial port.
 	stallLimit = 10 * time.Minute
 	// imageAtLeast is what every image has, in bytes: its partitions lie at fixed places.
