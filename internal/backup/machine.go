@@ -2,6 +2,7 @@ package backup
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -32,6 +33,22 @@ type Choice struct {
 	Skip []string
 	// Cards are cards of this machine by those of the backup's; see ParseCards.
 	Cards map[string]string
+}
+
+// ParseChoice reads the parameters "skip" and "cards"; see ParseSkip and ParseCards. Cards for
+// a network that is left out are refused: one of the two is a mistake.
+func ParseChoice(skip, cards string) (Choice, error) {
+	var c Choice
+	var err, wrong error
+	c.Skip, err = ParseSkip(skip)
+	c.Cards, wrong = ParseCards(cards)
+	if err := errors.Join(err, wrong); err != nil {
+		return Choice{}, err
+	}
+	if len(c.Cards) > 0 && slices.Contains(c.Skip, SkipNetwork) {
+		return Choice{}, errors.New("cards: the network is left out by skip=network, so that no card of it is needed; leave one of the two away")
+	}
+	return c, nil
 }
 
 // ParseSkip reads the parameter "skip": names with commas.

@@ -160,11 +160,8 @@ func (d *Daemon) restoreSystem(r *httpapi.Request) (any, error) {
 	if d.machine.Backups == nil {
 		return nil, noBackups()
 	}
-	var choice backup.Choice
-	var err, wrong error
-	choice.Skip, err = backup.ParseSkip(r.Query("skip"))
-	choice.Cards, wrong = backup.ParseCards(r.Query("cards"))
-	if err := errors.Join(err, wrong); err != nil {
+	choice, err := backup.ParseChoice(r.Query("skip"), r.Query("cards"))
+	if err != nil {
 		return nil, httpapi.BadRequest("%w", err)
 	}
 	if status, ok := d.changes.Pending(); ok {

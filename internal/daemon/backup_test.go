@@ -298,6 +298,7 @@ func TestRestoreSystem_Unfit_IsRefusedAndNothingWritten(t *testing.T) {
 		"no archive":       {"", "hello, this is no archive", true, 400, "not a tar file packed with gzip"},
 		"no body":          {"", "", true, 400, "it ends in the middle"},
 		"unknown skip":     {"?skip=all", string(own), true, 400, `skip: "all" is none of`},
+		"cards left out":   {"?skip=network&cards=eno1=enp1s0", string(own), true, 400, "cards: the network is left out by skip=network"},
 		"unknown dry run":  {"?dry-run=maybe", string(own), true, 400, "dry-run"},
 		"of IncusOS":       {"", packed(t, "state.txt", "#Version: 8\n"), true, 400, "Holdfast did not make it"},
 		"of its own pools": {"?skip=local-data-encryption-key", string(own), false, 200, ""},
