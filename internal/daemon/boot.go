@@ -74,6 +74,9 @@ type runner struct {
 	began func(name string)
 	// failed is told of each failed try and when the next one is.
 	failed func(name string, err error, next time.Duration)
+	// sooner gives a channel that is closed when a phase that has failed should be tried again
+	// at once; nil when there is never a reason to.
+	sooner func() <-chan struct{}
 }
 
 // all runs every phase; it ends early only with the context, whose error it gives.
@@ -110,7 +113,11 @@ func (r *runner) one(ctx context.Context, i int, p phase) error {
 	started := r.clock.SinceBoot()
 	r.began(p.name)
 	pause := firstRetry
+	var sooner <-chan struct{}
 	for {
+		if r.sooner != nil {
+			sooner = r.sooner() // of before the try: what comes amid it counts
+		}
 		r.boot.set(i, func(b *osapi.BootPhase) { b.State, b.StartedAt = phaseRunning, seconds(started) })
 		err := r.try(ctx, p)
 		if ctx.Err() != nil {
@@ -125,8 +132,11 @@ func (r *runner) one(ctx context.Context, i int, p phase) error {
 		r.boot.set(i, func(b *osapi.BootPhase) { b.State, b.Duration, b.Error = phaseFailed, took, err.Error() })
 		r.log.Error("boot phase failed", "phase", p.name, "error", err, "again_in", pause)
 		r.failed(p.name, err, pause)
-		if !r.clock.wait(ctx, pause) {
+		select {
+		case <-ctx.Done():
 			return ctx.Err()
+		case <-sooner:
+		case <-r.clock.After(pause):
 		}
 		pause = min(2*pause, lastRetry)
 	}

@@ -155,7 +155,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		phases = d.installPhases()
 		d.notify("ready", d.machine.Notify.Ready())
 	}
-	r := &runner{clock: d.clock, log: d.log, boot: &d.boot, began: d.phaseBegan, failed: func(name string, err error, next time.Duration) {
+	r := &runner{clock: d.clock, log: d.log, boot: &d.boot, sooner: d.machine.Sooner, began: d.phaseBegan, failed: func(name string, err error, next time.Duration) {
 		d.phaseFailed(ctx, installing, name, err, next)
 	}}
 	if err := r.all(ctx, phases); err != nil && ctx.Err() == nil {

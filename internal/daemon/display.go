@@ -43,8 +43,9 @@ type Doing interface {
 }
 
 var (
-	_ Display = (*screens)(nil)
-	_ Doing   = (*screens)(nil)
+	_ Display  = (*screens)(nil)
+	_ Doing    = (*screens)(nil)
+	_ Keyboard = (*screens)(nil)
 )
 
 // screens is Display and Doing of a machine: the devices that the kernel uses as console.
@@ -57,8 +58,12 @@ type screens struct {
 	once    sync.Once
 	// setSpeed sets the speed of a serial line; 0 leaves it.
 	setSpeed func(device string, rate int) error
-	// shows are the devices that are drawn on.
+	// shows are the devices that are drawn on, or listened to.
 	shows sync.WaitGroup
+
+	mu sync.Mutex
+	// devices are the names of those that are drawn on.
+	devices []string
 }
 
 func newScreens(ctx context.Context, root string, log *slog.Logger) *screens {
@@ -87,12 +92,15 @@ func (s *screens) Start(_ context.Context, more []osapi.KernelConsole) error {
 		}
 	}
 	s.once.Do(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		for _, name := range names {
 			file, output, err := openConsole(s.root, name)
 			if err != nil {
 				s.log.Warn("console left out", "device", name, "error", err)
 				continue
 			}
+			s.devices = append(s.devices, name)
 			s.shows.Go(func() { s.show(file, output) })
 		}
 	})

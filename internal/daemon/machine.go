@@ -76,6 +76,9 @@ type Machine struct {
 	SecureBoot SecureBoot
 	// Rescue may be nil as well, for a machine that takes no media.
 	Rescue Rescues
+	// Sooner gives a channel that is closed when somebody has done what a phase of the start may
+	// be waiting for, which is then tried again at once. It may be nil.
+	Sooner func() <-chan struct{}
 }
 
 // Facts observes the machine.

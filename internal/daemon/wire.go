@@ -97,7 +97,7 @@ func NewHost(ctx context.Context, log *slog.Logger) (*Daemon, error) {
 			Kernel: h.kernelSetting(), Network: NewNetworkSetting(hostNetwork{h}), Logging: h.loggingSetting(),
 			Provider: h.source, Identity: hostIdentity{}, Resolver: h.networkd(), Apps: hostApps{manager}, AppUpdates: judgedApps{hostApps{manager}, h.appData(manager)}, Updates: updates, Backups: hostBackups{h}, AppData: h.appData(manager), Resets: hostResets{h, espDir}, Abandoned: func() error { return h.replaced.restored.Abandoned }, SecureBoot: keys, Rescue: hostRescue{h, updates},
 			Power: hostPower{power.Power{Run: run.Host}, updates.agent}, Diagnosis: hostDiagnosis{journal.Reader{Run: run.Host}},
-			Display: h.display, Doing: h.display, Notify: serviceManager{}, Starts: rootVolume(root),
+			Display: h.display, Doing: h.display, Notify: serviceManager{}, Starts: rootVolume(root), Sooner: h.seeds.typed.Came,
 		}})
 	return h.daemon, nil
 }

@@ -53,6 +53,8 @@ type nodeSeed struct {
 	media     plugged
 	// oem gives the OEM strings of the machine.
 	oem func() ([]string, error)
+	// typed are the keys that a person types.
+	typed *typedKeys
 
 	mu  sync.Mutex
 	set *seed.Set
@@ -74,6 +76,7 @@ func (h *Host) nodeSeed() *nodeSeed {
 		mode: h.info.Mode, log: h.log, message: h.display.Message, store: h.openStore, media: seedmedia.Host{},
 		partition: func(ctx context.Context) (string, error) { return h.partition(ctx, layout.Seed) },
 		oem:       func() ([]string, error) { return smbios.OEMStrings(root) },
+		typed:     newTypedKeys(h.display, h.display.Message),
 	}
 }
 
@@ -171,13 +174,18 @@ func (h *nodeSeed) find(ctx context.Context) (*seed.Set, error) {
 
 // judge says whether the node can go on with a seed that has mistakes.
 func (h *nodeSeed) judge(set *seed.Set, err error) (*seed.Set, error) {
+	sealed := len(set.Sealed) > 0 && (h.mode == bootinfo.Node || set.Install == nil)
+	if sealed {
+		h.typed.Ask()
+	} else {
+		h.typed.Forget()
+	}
 	if err == nil {
 		return set, nil
 	}
 	fatal := slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool { return p.Rule == seed.RuleRecoveryKeys })
-	sealed := len(set.Sealed) > 0 && (h.mode == bootinfo.Node || set.Install == nil)
 	if sealed {
-		err = fmt.Errorf("%w; plug in a medium labelled %s with the file %s, or set the OEM string %s of the machine (SMBIOS type 11), and the node goes on by itself", err, seedsource.LabelKey, seedsource.FileKey, seedsource.KeyString)
+		err = fmt.Errorf("%w; type the passphrase here, which does not show, and Enter; or plug in a medium labelled %s with the file %s, or set the OEM string %s of the machine (SMBIOS type 11): the node goes on by itself", err, seedsource.LabelKey, seedsource.FileKey, seedsource.KeyString)
 	}
 	onlyLocked := !slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool {
 		return p.Rule != seed.RuleSealed && p.Rule != seed.RuleKey
@@ -191,7 +199,7 @@ func (h *nodeSeed) judge(set *seed.Set, err error) (*seed.Set, error) {
 	return set, nil
 }
 
-// unseal opens what is sealed with the keys at hand.
+// unseal opens what is sealed with the keys at hand, and with those that were typed.
 func (h *nodeSeed) unseal(ctx context.Context, set *seed.Set) error {
 	if len(set.Sealed) == 0 {
 		return nil
@@ -200,7 +208,7 @@ func (h *nodeSeed) unseal(ctx context.Context, set *seed.Set) error {
 	for _, warning := range warnings {
 		h.tell("warning", warning)
 	}
-	return set.Open(keys...)
+	return set.Open(append(keys, h.typed.Keys()...)...)
 }
 
 func (h *nodeSeed) tell(level string, err error) {

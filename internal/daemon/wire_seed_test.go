@@ -132,7 +132,7 @@ func TestJudge_SeedWithProblems_GoesOnWaitsOrStops(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := slog.New(slog.DiscardHandler)
-			node := &nodeSeed{mode: test.mode, log: log, message: func(string, string) {}}
+			node := &nodeSeed{mode: test.mode, log: log, message: func(string, string) {}, typed: newTypedKeys(nobody{}, nil)}
 			set, err := node.judge(&test.set, test.err)
 			if (err == nil) != test.ok || (set != nil) != test.ok {
 				t.Errorf("got %v, %v", set, err)
@@ -201,6 +201,7 @@ func newNodeSeed(t *testing.T, dir, partition string, media sticks) *nodeSeed {
 		store:     func() (*state.Store, error) { return state.Open(filepath.Join(dir, "state")) },
 		partition: func(context.Context) (string, error) { return partition, nil },
 		oem:       func() ([]string, error) { return nil, nil },
+		typed:     newTypedKeys(nobody{}, nil),
 	}
 }
 

@@ -49,11 +49,11 @@ func (u *up) makeParts(ctx context.Context, cert []byte) error {
 		return err
 	}
 	if u.o.SealSeed {
-		var key string
-		if files, key, err = sealed(files); err != nil {
+		var keys []string
+		if files, keys, err = sealed(files, u.o.Passphrase); err != nil {
 			return err
 		}
-		u.s.Machine.SMBIOS = append(u.s.Machine.SMBIOS, key)
+		u.s.Machine.SMBIOS = append(u.s.Machine.SMBIOS, keys...)
 	}
 	if u.o.Hardware.SeedStick != "" {
 		if err := u.makeStick(ctx, files); err != nil {

@@ -87,16 +87,20 @@ func seedFiles(in seedInput) ([]seed.Member, error) {
 	return files, nil
 }
 
-// sealed seals all documents but the request to install, and gives the string by which the
-// machine tells its system the key.
-func sealed(files []seed.Member) (_ []seed.Member, key string, err error) {
-	private, public, err := seed.NewKey()
-	if err != nil {
-		return nil, "", fmt.Errorf("sealing the seed: %w", err)
+// sealed seals all documents but the request to install, to a passphrase or else to a new key.
+// It gives the strings by which the machine tells its system that key.
+func sealed(files []seed.Member, passphrase string) (_ []seed.Member, keys []string, err error) {
+	var recipients []string
+	if passphrase == "" {
+		private, public, err := seed.NewKey()
+		if err != nil {
+			return nil, nil, fmt.Errorf("sealing the seed: %w", err)
+		}
+		recipients, keys = []string{public}, []string{seedsource.KeyString + strings.TrimSpace(private)}
 	}
-	to, err := seed.Recipients([]string{public}, "")
+	to, err := seed.Recipients(recipients, passphrase)
 	if err != nil {
-		return nil, "", fmt.Errorf("sealing the seed: %w", err)
+		return nil, nil, fmt.Errorf("sealing the seed: %w", err)
 	}
 	out := slices.Clone(files)
 	for i, file := range files {
@@ -104,10 +108,10 @@ func sealed(files []seed.Member) (_ []seed.Member, key string, err error) {
 			continue
 		}
 		if out[i], err = seed.Seal(file.Name, file.Data, to...); err != nil {
-			return nil, "", fmt.Errorf("sealing the seed: %w", err)
+			return nil, nil, fmt.Errorf("sealing the seed: %w", err)
 		}
 	}
-	return out, seedsource.KeyString + strings.TrimSpace(private), nil
+	return out, keys, nil
 }
 
 // seedArchive is the tar that goes to the seed's place on the medium.

@@ -184,9 +184,9 @@ func TestSealed_Seed_HidesAllButTheInstallation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hidden, key, err := sealed(files)
-	if err != nil {
-		t.Fatal(err)
+	hidden, strs, err := sealed(files, "")
+	if err != nil || len(strs) != 1 {
+		t.Fatalf("%d strings, %v", len(strs), err)
 	}
 	var names []string
 	for _, file := range hidden {
@@ -195,13 +195,23 @@ func TestSealed_Seed_HidesAllButTheInstallation(t *testing.T) {
 	if diff := cmp.Diff([]string{"applications.json.age", "incus.json.age", "install.json", "provider.json.age"}, names); diff != "" {
 		t.Error(diff)
 	}
-	text, found := strings.CutPrefix(key, "holdfast.seed-key=")
+	text, found := strings.CutPrefix(strs[0], "holdfast.seed-key=")
 	keys, err := seed.ParseKeys(text)
 	if err != nil || !found {
-		t.Fatalf("the key is %q, %v", key, err)
+		t.Fatalf("the key is %q, %v", strs[0], err)
 	}
 	opened, err := seed.Unseal(hidden[1], keys...)
 	if err != nil || string(opened) != string(files[1].Data) {
 		t.Errorf("with the key the document is %q, %v", opened, err)
+	}
+	hidden, strs, err = sealed(files[:1], "correct horse")
+	if err != nil || len(strs) != 0 {
+		t.Fatalf("sealed to a passphrase, the machine is told %q, %v", strs, err)
+	}
+	if keys, err = seed.ParseKeys("correct horse"); err != nil {
+		t.Fatal(err)
+	}
+	if opened, err := seed.Unseal(hidden[0], keys...); err != nil || string(opened) != string(files[0].Data) {
+		t.Errorf("with the passphrase the document is %q, %v", opened, err)
 	}
 }

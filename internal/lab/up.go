@@ -103,6 +103,8 @@ type Options struct {
 	Seed map[string]any
 	// SealSeed seals all of them but "install"; the machine's SMBIOS table has the key.
 	SealSeed bool
+	// Passphrase is what SealSeed seals to instead; the machine does not have it.
+	Passphrase string
 	// Medium is a file that is the install medium as it is, with the seed in it. It is copied.
 	// Default one made of the build with the seed of the lab, which alone Seed, SealSeed,
 	// Hardware.SeedStick and Hardware.Live change.

@@ -214,7 +214,7 @@ func Unseal(m Member, keys ...age.Identity) ([]byte, error) {
 	out, err := age.Decrypt(bytes.NewReader(sealed), keys...)
 	var none *age.NoIdentityMatchError
 	if errors.As(err, &none) {
-		return nil, problem(RuleKey, "the key at hand does not open it: it is sealed to another")
+		return nil, problem(RuleKey, "the key or passphrase at hand does not open it: it is sealed to another")
 	}
 	if err != nil {
 		return nil, damaged(err)
