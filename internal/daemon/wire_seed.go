@@ -180,23 +180,59 @@ func (h *nodeSeed) judge(set *seed.Set, err error) (*seed.Set, error) {
 	} else {
 		h.typed.Forget()
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		return set, nil
+	case sealed:
+		return nil, fmt.Errorf("reading the seed: %w", locked(set.Sealed, err))
 	}
 	fatal := slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool { return p.Rule == seed.RuleRecoveryKeys })
-	if sealed {
-		err = fmt.Errorf("%w; type the passphrase here, which does not show, and Enter; or plug in a medium labelled %s with the file %s, or set the OEM string %s of the machine (SMBIOS type 11): the node goes on by itself", err, seedsource.LabelKey, seedsource.FileKey, seedsource.KeyString)
-	}
 	onlyLocked := !slices.ContainsFunc(seedsource.Problems(err), func(p *seed.Problem) bool {
 		return p.Rule != seed.RuleSealed && p.Rule != seed.RuleKey
 	})
-	if fatal || sealed || h.mode == bootinfo.Install && !onlyLocked {
+	if fatal || h.mode == bootinfo.Install && !onlyLocked {
 		return nil, fmt.Errorf("reading the seed: %w", err)
 	}
 	// Only an install medium comes here with what is locked: the disk gets it as it is, and
 	// the node's first start opens it.
 	h.tell("warning", err)
 	return set, nil
+}
+
+// locked puts one sentence for a person in the place of the error of each document that
+// nothing opens: a screen has room for one.
+func locked(documents []seed.Member, err error) error {
+	names := make([]string, len(documents))
+	for i, document := range documents {
+		names[i] = document.Name
+	}
+	why := "no key or passphrase is at hand"
+	var others []error
+	for _, one := range flat(err) {
+		var problem *seed.Problem
+		switch {
+		case !errors.As(one, &problem) || problem.Rule != seed.RuleSealed && problem.Rule != seed.RuleKey:
+			others = append(others, one)
+		case problem.Rule == seed.RuleKey:
+			why = "the key or passphrase at hand does not open it"
+		}
+	}
+	return errors.Join(append(others, fmt.Errorf("sealed, and %s: %s; type the passphrase here, which does not show, and Enter; "+
+		"or plug in a medium labelled %s with the file %s, or set the OEM string %s of the machine (SMBIOS type 11): the node goes on by itself",
+		why, strings.Join(names, ", "), seedsource.LabelKey, seedsource.FileKey, seedsource.KeyString))...)
+}
+
+// flat are the errors that are joined in one.
+func flat(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, one := range joined.Unwrap() {
+		all = append(all, flat(one)...)
+	}
+	return all
 }
 
 // unseal opens what is sealed with the keys at hand, and with those that were typed.

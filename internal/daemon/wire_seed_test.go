@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -138,6 +139,31 @@ func TestJudge_SeedWithProblems_GoesOnWaitsOrStops(t *testing.T) {
 				t.Errorf("got %v, %v", set, err)
 			}
 		})
+	}
+}
+
+// A screen has room for one sentence about what is locked, whatever else is wrong beside it.
+func TestLocked_ManyDocuments_AreOneSentence(t *testing.T) {
+	sealed := []seeds.Member{{Name: "network.yaml.age"}, {Name: "update.yaml.age"}}
+	none := func(name string) error { return &seeds.Problem{File: name, Rule: seeds.RuleSealed, Text: "no"} }
+	another := &seeds.Problem{File: "update.yaml.age", Rule: seeds.RuleKey, Text: "no"}
+	for name, c := range map[string]struct {
+		err  error
+		want []string
+	}{
+		"no key":              {errors.Join(none("network.yaml.age"), none("update.yaml.age")), []string{"sealed, and no key or passphrase is at hand: network.yaml.age, update.yaml.age; type the passphrase here"}},
+		"another":             {errors.Join(none("network.yaml.age"), another), []string{"sealed, and the key or passphrase at hand does not open it: network.yaml.age, update.yaml.age; type"}},
+		"an error beside it":  {errors.Join(fs.ErrPermission, errors.Join(another)), []string{"permission denied", "sealed, and the key"}},
+		"a mistake beside it": {errors.Join(errors.Join(another), &seeds.Problem{File: "incus.yaml", Rule: "unknown-field", Text: "no"}), []string{"seed incus.yaml: no", "sealed, and the key"}},
+	} {
+		lines := strings.Split(locked(sealed, c.err).Error(), "\n")
+		ok := len(lines) == len(c.want)
+		for i := 0; ok && i < len(lines); i++ {
+			ok = strings.HasPrefix(lines[i], c.want[i])
+		}
+		if !ok {
+			t.Errorf("%s: got %q", name, lines)
+		}
 	}
 }
 
