@@ -127,7 +127,7 @@ func (r *recording) interrupt(t *testing.T, n *node, want installation) {
 }
 
 // ways are how a machine may go on after a cut at a moment. The disk can be started once the
-// table is on it; between its two copies firmware may mend it.
+// table is on it, with its protective MBR; between its two copies firmware may mend it.
 var ways = map[string][]string{
 	writelog.AmidData: {again}, writelog.BeforeTable: {again}, writelog.AmidTable: {again, started}, writelog.BehindTable: {started},
 }

@@ -31,18 +31,21 @@ const tableRoom = 1 << 20
 // Moments picks count moments of an installation, recorded on a disk of size bytes that was
 // blank and has sectors of 512 bytes: one when all data are on the disk and nothing of a table
 // is, one when the table is, from five on one between its two copies, and the others evenly by
-// the bytes that were written before. At least two.
+// the bytes that were written before. At least two. The table is there when its protective MBR
+// is, which sfdisk writes last: firmware does not look at the copies without it.
 func (d *Disk) Moments(size int64, count int) ([]Moment, error) {
 	header := []byte("EFI PART")
 	primary, first, err := d.First(512, header)
 	backup, second, err2 := d.First(size-512, header)
-	if err := errors.Join(err, err2); err != nil {
+	protective, third, err3 := d.First(510, []byte{0x55, 0xaa})
+	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, err
 	}
-	if !first || !second {
-		return nil, fmt.Errorf("the recording of %d writes does not have both copies of a partition table (first: %v, second: %v)", len(d.Entries), first, second)
+	if !first || !second || !third {
+		return nil, fmt.Errorf("the recording of %d writes does not have a partition table (first copy: %v, second: %v, protective MBR: %v)", len(d.Entries), first, second, third)
 	}
-	begun, complete := min(primary, backup), max(primary, backup)
+	begun, copied := min(primary, backup, protective), max(primary, backup)
+	complete := max(copied, protective)
 	// Behind the last of the data come flushes and then the first write of a table, which may be
 	// the removal of an old one: the cut lies right before that one.
 	writes := func(e Entry) bool { return e.Length > 0 && !e.Discard }
@@ -58,7 +61,7 @@ func (d *Disk) Moments(size int64, count int) ([]Moment, error) {
 	}
 	special := []Moment{{before, BeforeTable, "lost"}}
 	if count >= 5 {
-		special = append(special, Moment{complete, AmidTable, "kept"})
+		special = append(special, Moment{copied, AmidTable, "kept"})
 	}
 	special = append(special, Moment{complete + durable + 1, BehindTable, "lost"})
 	var all []Moment

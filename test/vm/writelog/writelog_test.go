@@ -250,6 +250,7 @@ func TestMoments_OfAnInstallation_LieAroundTheTable(t *testing.T) {
 		copy(text[header*sector:], "EFI PART")
 		return text
 	}
+	protective := append(make([]byte, sector-2), 0x55, 0xaa)
 	type write struct {
 		at      int64
 		content []byte
@@ -260,10 +261,11 @@ func TestMoments_OfAnInstallation_LieAroundTheTable(t *testing.T) {
 		{at: last - 9, content: make([]byte, 10*sector)}, {flush: true}, {at: 0, content: make([]byte, 100*sector)}, {flush: true}, // 0 to 3: wiping
 		{at: 2048, content: []byte(filled("aaaa"))}, {at: 4096, content: []byte(filled("bb"))}, {flush: true}, // 4 to 6: data
 		{at: 9000, content: []byte(filled("cccccccc"))}, {at: 9100, content: []byte(filled("d"))}, {flush: true}, {flush: true}, // 7 to 10
-		{at: 0, content: make([]byte, sector)},                 // 11: an old table goes
-		{at: last - 3, content: table(4, 3)},                   // 12: the copy at the end
-		{at: 0, content: table(8, 1)},                          // 13: the table
-		{flush: true}, {at: 1024, content: make([]byte, 4096)}, // 14, 15: the mark goes
+		{at: 0, content: make([]byte, sector)},       // 11: an old table goes
+		{at: last - 3, content: table(4, 3)},         // 12: the copy at the end
+		{at: 0, content: table(8, 1)}, {flush: true}, // 13, 14: the table
+		{at: 0, content: protective},                           // 15: what makes firmware look at it
+		{flush: true}, {at: 1024, content: make([]byte, 4096)}, // 16, 17: the mark goes
 		{flush: true},
 	}
 	dir := t.TempDir()
@@ -294,10 +296,10 @@ func TestMoments_OfAnInstallation_LieAroundTheTable(t *testing.T) {
 	}
 	defer d.Close()
 	for count, want := range map[int][]writelog.Moment{
-		2: {{After: 11, Where: "before the table", Rest: "lost"}, {After: 15, Where: "behind the table", Rest: "lost"}},
-		3: {{After: 3, Where: "amid the data", Rest: "torn"}, {After: 11, Where: "before the table", Rest: "lost"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+		2: {{After: 11, Where: "before the table", Rest: "lost"}, {After: 17, Where: "behind the table", Rest: "lost"}},
+		3: {{After: 3, Where: "amid the data", Rest: "torn"}, {After: 11, Where: "before the table", Rest: "lost"}, {After: 17, Where: "behind the table", Rest: "lost"}},
 		5: {{After: 3, Where: "amid the data", Rest: "torn"}, {After: 5, Where: "amid the data", Rest: "lost"}, {After: 11, Where: "before the table", Rest: "lost"},
-			{After: 13, Where: "amid the table", Rest: "kept"}, {After: 15, Where: "behind the table", Rest: "lost"}},
+			{After: 13, Where: "amid the table", Rest: "kept"}, {After: 17, Where: "behind the table", Rest: "lost"}},
 	} {
 		got, err := d.Moments(disk, count)
 		if err != nil {
