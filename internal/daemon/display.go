@@ -100,22 +100,21 @@ func (s *screens) Start(_ context.Context, more []osapi.KernelConsole) error {
 				s.log.Warn("console left out", "device", name, "error", err)
 				continue
 			}
+			restore := func() error { return nil }
+			if !output.Serial {
+				if restore, err = quiet(file); err != nil {
+					s.log.Warn("what is typed will show on the screen", "device", name, "error", err)
+				}
+			}
 			s.devices = append(s.devices, name)
-			s.shows.Go(func() { s.show(file, output) })
+			s.shows.Go(func() { s.show(file, output, restore) })
 		}
 	})
 	return nil
 }
 
 // show draws on a device until the daemon ends, and leaves it as it was.
-func (s *screens) show(file *os.File, output console.Output) {
-	restore := func() error { return nil }
-	if !output.Serial {
-		var err error
-		if restore, err = quiet(file); err != nil {
-			s.log.Warn("what is typed will show on the screen", "device", output.Name, "error", err)
-		}
-	}
+func (s *screens) show(file *os.File, output console.Output, restore func() error) {
 	// A device that blocks must not be waited for.
 	stop := context.AfterFunc(s.ctx, func() {
 		if err := file.SetWriteDeadline(time.Now().Add(lastWrite)); err != nil {

@@ -44,8 +44,6 @@ func TestNodeSeed_SealedToAPassphrase_IsTypedAtTheMachine(t *testing.T) {
 	if err := s.Start(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
-	s.Message("info", "the screen is there") // the terminal ignores its keyboard from then on
-	until(t, vga, "the screen is there")
 	node := newNodeSeed(t, t.TempDir(), partitionWith(t, sealed), sticks{})
 	node.message, node.typed = s.Message, newTypedKeys(s, s.Message)
 	before := []bool{echoes(t, vga), echoes(t, line)}
