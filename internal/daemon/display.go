@@ -62,8 +62,9 @@ type screens struct {
 	shows sync.WaitGroup
 
 	mu sync.Mutex
-	// devices are the names of those that are drawn on.
+	// devices are the names of those that are drawn on; askers hear what is typed there.
 	devices []string
+	askers  []asker
 }
 
 func newScreens(ctx context.Context, root string, log *slog.Logger) *screens {
@@ -107,6 +108,11 @@ func (s *screens) Start(_ context.Context, more []osapi.KernelConsole) error {
 				}
 			}
 			s.devices = append(s.devices, name)
+			for _, l := range s.askers {
+				if l.ctx.Err() == nil {
+					s.hear(l, name)
+				}
+			}
 			s.shows.Go(func() { s.show(file, output, restore) })
 		}
 	})

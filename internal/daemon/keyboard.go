@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -96,27 +97,41 @@ func (t *typedKeys) take(text string) {
 	t.message("info", "the seed: trying what was typed")
 }
 
-// Listen is part of Keyboard.
+// asker is somebody who wants to hear what is typed, until the context ends.
+type asker struct {
+	ctx  context.Context
+	line func(text string)
+}
+
+// Listen is part of Keyboard. Consoles that are opened later are heard as well: which ones there
+// are may stand in the seed that the node asks a key for.
 func (s *screens) Listen(line func(text string)) (stop func()) {
 	ctx, stop := context.WithCancel(s.ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l := asker{ctx, line}
+	s.askers = append(slices.DeleteFunc(s.askers, func(old asker) bool { return old.ctx.Err() != nil }), l)
 	for _, name := range s.devices {
-		deaf := func(err error) {
-			s.log.Warn("what is typed on a console is not read", "device", name, "error", err)
-		}
-		file, restore, err := openKeyboard(s.root, name)
-		if err != nil {
-			deaf(err)
-			continue
-		}
-		s.shows.Go(func() {
-			if err := errors.Join(readLines(ctx, file, line), restore(), file.Close()); err != nil {
-				deaf(err)
-			}
-		})
+		s.hear(l, name)
 	}
 	return stop
+}
+
+// hear reads from one console for an asker.
+func (s *screens) hear(l asker, name string) {
+	deaf := func(err error) {
+		s.log.Warn("what is typed on a console is not read", "device", name, "error", err)
+	}
+	file, restore, err := openKeyboard(s.root, name)
+	if err != nil {
+		deaf(err)
+		return
+	}
+	s.shows.Go(func() {
+		if err := errors.Join(readLines(l.ctx, file, l.line), restore(), file.Close()); err != nil {
+			deaf(err)
+		}
+	})
 }
 
 // openKeyboard opens a terminal to read what is typed there and shows nothing of it. It gives
