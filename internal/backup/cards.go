@@ -11,10 +11,8 @@ import (
 	"github.com/holdfast-os/holdfast/internal/config"
 )
 
-// ParseCards reads the parameter "cards": pairs OLD=NEW with commas. OLD is a card of the
-// machine that made the backup, NEW one of this machine, each by the kernel's name or the MAC
-// address.
-func ParseCards(text string) (map[string]string, error) {
+// parseCards reads the parameter "cards"; see ParseChoice.
+func parseCards(text string) (map[string]string, error) {
 	pairs := map[string]string{}
 	for pair := range strings.SplitSeq(text, ",") {
 		if pair == "" {

@@ -29,19 +29,21 @@ var Skips = []string{SkipRecoveryKeys, SkipLocalKey, SkipMACs, SkipNetwork}
 
 // Choice is what whoever restores decides.
 type Choice struct {
-	// Skip are parts to leave out; see ParseSkip.
+	// Skip are parts to leave out; see ParseChoice.
 	Skip []string
-	// Cards are cards of this machine by those of the backup's; see ParseCards.
+	// Cards are cards of this machine by those of the backup's; see ParseChoice.
 	Cards map[string]string
 }
 
-// ParseChoice reads the parameters "skip" and "cards"; see ParseSkip and ParseCards. Cards for
-// a network that is left out are refused: one of the two is a mistake.
+// ParseChoice reads the parameters "skip", names with commas, and "cards", pairs OLD=NEW with
+// commas: OLD is a card of the machine that made the backup, NEW one of this machine, each by the
+// kernel's name or the MAC address. Cards for a network that is left out are refused: one of the
+// two is a mistake.
 func ParseChoice(skip, cards string) (Choice, error) {
 	var c Choice
 	var err, wrong error
-	c.Skip, err = ParseSkip(skip)
-	c.Cards, wrong = ParseCards(cards)
+	c.Skip, err = parseSkip(skip)
+	c.Cards, wrong = parseCards(cards)
 	if err := errors.Join(err, wrong); err != nil {
 		return Choice{}, err
 	}
@@ -51,8 +53,8 @@ func ParseChoice(skip, cards string) (Choice, error) {
 	return c, nil
 }
 
-// ParseSkip reads the parameter "skip": names with commas.
-func ParseSkip(text string) ([]string, error) {
+// parseSkip reads the parameter "skip"; see ParseChoice.
+func parseSkip(text string) ([]string, error) {
 	var parts []string
 	for part := range strings.SplitSeq(text, ",") {
 		switch {

@@ -313,10 +313,7 @@ func systemRestoreCommand(n *connection) *cobra.Command {
 	skip := c.Flags().StringSliceP("skip", "s", nil, "what to leave out: "+strings.Join(backup.Skips, ", "))
 	cards := c.Flags().StringSlice("card", nil, "OLD=NEW: the card NEW of the node for OLD of the backup's machine, each by name or MAC address; may be repeated")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if _, err := backup.ParseSkip(strings.Join(*skip, ",")); err != nil {
-			return usage(c, err)
-		}
-		if _, err := backup.ParseCards(strings.Join(*cards, ",")); err != nil {
+		if _, err := backup.ParseChoice(strings.Join(*skip, ","), strings.Join(*cards, ",")); err != nil {
 			return usage(c, err)
 		}
 		archive, err := o.system(c.Context(), args[0])

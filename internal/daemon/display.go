@@ -108,9 +108,9 @@ func (s *screens) Start(_ context.Context, more []osapi.KernelConsole) error {
 				}
 			}
 			s.devices = append(s.devices, name)
-			for _, l := range s.askers {
-				if l.ctx.Err() == nil {
-					s.hear(l, name)
+			for _, a := range s.askers {
+				if a.ctx.Err() == nil {
+					s.hear(a, name)
 				}
 			}
 			s.shows.Go(func() { s.show(file, output, restore) })

@@ -109,16 +109,16 @@ func (s *screens) Listen(line func(text string)) (stop func()) {
 	ctx, stop := context.WithCancel(s.ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := asker{ctx, line}
-	s.askers = append(slices.DeleteFunc(s.askers, func(old asker) bool { return old.ctx.Err() != nil }), l)
+	a := asker{ctx, line}
+	s.askers = append(slices.DeleteFunc(s.askers, func(old asker) bool { return old.ctx.Err() != nil }), a)
 	for _, name := range s.devices {
-		s.hear(l, name)
+		s.hear(a, name)
 	}
 	return stop
 }
 
 // hear reads from one console for an asker.
-func (s *screens) hear(l asker, name string) {
+func (s *screens) hear(a asker, name string) {
 	deaf := func(err error) {
 		s.log.Warn("what is typed on a console is not read", "device", name, "error", err)
 	}
@@ -128,7 +128,7 @@ func (s *screens) hear(l asker, name string) {
 		return
 	}
 	s.shows.Go(func() {
-		if err := errors.Join(readLines(l.ctx, file, l.line), restore(), file.Close()); err != nil {
+		if err := errors.Join(readLines(a.ctx, file, a.line), restore(), file.Close()); err != nil {
 			deaf(err)
 		}
 	})
@@ -178,12 +178,16 @@ func hidden(f *os.File) (restore func() error, err error) {
 		settings.Iflag = settings.Iflag&^(unix.IGNCR|unix.INLCR|unix.ISTRIP|unix.IXON) | unix.ICRNL
 		settings.Lflag = settings.Lflag&^(unix.ECHO|unix.ECHOE|unix.ECHOK|unix.ECHONL|unix.ISIG|unix.IEXTEN) | unix.ICANON
 		settings.Cc[unix.VEOF], settings.Cc[unix.VEOL], settings.Cc[unix.VEOL2] = 0, 0, 0
-		return unix.IoctlSetTermios(fd, unix.TCSETSF, &settings)
+		// Not TCSETSF, which first waits until a line that may be blocked has taken all output.
+		if err := unix.IoctlSetTermios(fd, unix.TCSETS, &settings); err != nil {
+			return err
+		}
+		return unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("turning the echo off: %w", err)
 	}
 	return func() error {
-		return control(f, func(fd int) error { return unix.IoctlSetTermios(fd, unix.TCSETSF, before) })
+		return control(f, func(fd int) error { return unix.IoctlSetTermios(fd, unix.TCSETS, before) })
 	}, nil
 }

@@ -47,6 +47,9 @@ func TestNodeSeed_SealedToAPassphrase_IsTypedAtTheMachine(t *testing.T) {
 	if _, err := node.Read(t.Context()); err == nil || !strings.Contains(err.Error(), "type the passphrase here") {
 		t.Fatalf("got %v", err)
 	}
+	if _, err := vga.WriteString(passphrase + "\r"); err != nil { // too early: it is dropped
+		t.Fatal(err)
+	}
 	if err := s.Start(ctx, nil); err != nil { // after the question, since the seed may name consoles
 		t.Fatal(err)
 	}

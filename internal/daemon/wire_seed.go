@@ -208,7 +208,7 @@ func locked(documents []seed.Member, err error) error {
 	}
 	why := "no key or passphrase is at hand"
 	var others []error
-	for _, one := range flat(err) {
+	for _, one := range seedsource.Joined(err) {
 		var problem *seed.Problem
 		switch {
 		case !errors.As(one, &problem) || problem.Rule != seed.RuleSealed && problem.Rule != seed.RuleKey:
@@ -220,19 +220,6 @@ func locked(documents []seed.Member, err error) error {
 	return errors.Join(append(others, fmt.Errorf("sealed, and %s: %s; type the passphrase here, which does not show, and Enter; "+
 		"or plug in a medium labelled %s with the file %s, or set the OEM string %s of the machine (SMBIOS type 11): the node goes on by itself",
 		why, strings.Join(names, ", "), seedsource.LabelKey, seedsource.FileKey, seedsource.KeyString))...)
-}
-
-// flat are the errors that are joined in one.
-func flat(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	var all []error
-	for _, one := range joined.Unwrap() {
-		all = append(all, flat(one)...)
-	}
-	return all
 }
 
 // unseal opens what is sealed with the keys at hand, and with those that were typed.

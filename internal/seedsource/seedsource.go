@@ -177,15 +177,24 @@ func WantsInstall(found Found, err error) bool {
 // Problems are the problems of documents in an error, however they are joined.
 func Problems(err error) []*seed.Problem {
 	var all []*seed.Problem
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, one := range joined.Unwrap() {
-			all = append(all, Problems(one)...)
+	for _, one := range Joined(err) {
+		var problem *seed.Problem
+		if errors.As(one, &problem) {
+			all = append(all, problem)
 		}
-		return all
 	}
-	var one *seed.Problem
-	if errors.As(err, &one) {
-		all = append(all, one)
+	return all
+}
+
+// Joined are the errors that are joined in one, also in several layers.
+func Joined(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, one := range joined.Unwrap() {
+		all = append(all, Joined(one)...)
 	}
 	return all
 }
